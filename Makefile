@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all that a newcomer types. Each makes .venv first, once, keyed by what it was made from.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+KEY := $(shell cat requirements/ci.txt pyproject.toml setup.py CMakeLists.txt $$(find csrc -type f | LC_ALL=C sort) | sha256sum | cut -c1-16)-$(shell $(PYTHON) -c 'import sys; print(sys.version_info[:3])' | tr -d '(), ')
+BUILD_TOOLS := "setuptools>=77" wheel "pybind11>=2.13" "cmake>=3.25" ninja
+CONSTRAIN := -c requirements/ci.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: venv demo test test-full test-oracles sanitize bench bench-cpu gpu-check lint format clean
+
+venv:
+	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(KEY)" ]; then $(MAKE) --no-print-directory $(VENV)/rebuild; fi
+
+$(VENV)/rebuild:
+	@echo "Making $(VENV): PyTorch, test tools and the native modules (about two minutes)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q $(BUILD_TOOLS)
+	@$(PY) -m pip install -q $(CONSTRAIN) torch numpy
+	@$(PY) -m pip install -q $(CONSTRAIN) --no-build-isolation -e ".[dev,demo]"
+	@echo "$(KEY)" > $(STAMP)
+
+demo: venv
+	@$(PY) examples/demo.py
+
+test: venv
+	@XECG_NUM_THREADS=1 OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+test-full: venv
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not oracle and not gpu"
+
+bench bench-cpu: venv
+	@$(PY) -m bench cpu --json bench/results/cpu.json
+
+gpu-check: venv
+	@$(PY) -m pytest -m gpu
+
+lint: venv
+	@$(PY) -m pytest tests/contract/test_lint.py
+
+format: venv
+	@$(VENV)/bin/ruff format xecg benchecg tests bench examples setup.py
+	@$(VENV)/bin/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+clean:
+	rm -rf build dist *.egg-info xecg/*.so

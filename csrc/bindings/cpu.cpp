@@ -1,0 +1,98 @@
+// xecg._cpu: the CPU kernels behind raw addresses and sizes. Knows no torch; all checks were made at the Python border
+// (xecg.ops).
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../cpu/pool.h"
+#include "../cpu/table.h"
+
+namespace py = pybind11;
+using namespace xecg;
+
+namespace {
+
+using Address = uintptr_t;  // 0 stands for "absent"
+
+template <class T>
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+Conv1dShape conv1d_shape(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype) {
+    return Conv1dShape{B, T, C, K, at<const int64_t>(lengths), reverse, silu, DType(dtype)};
+}
+
+// Work below this many channel-steps is not worth waking a second thread.
+constexpr int64_t conv1d_grain = 1 << 15;
+
+void conv1d_forward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype, Address x,
+                    int64_t x_b, int64_t x_t, Address weight, Address bias, Address state_in, Address y, int64_t y_b, int64_t y_t,
+                    Address state_out) {
+    const Conv1dForward a{conv1d_shape(B, T, C, K, lengths, reverse, silu, dtype),
+                          at<const void>(x),
+                          x_b,
+                          x_t,
+                          at<const float>(weight),
+                          at<const float>(bias),
+                          at<const float>(state_in),
+                          at<void>(y),
+                          y_b,
+                          y_t,
+                          at<float>(state_out)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t grain = 1 + conv1d_grain / (k.width * (T + 1));
+    parallel_for(k.conv1d_blocks(a.shape) * B, grain, [&](int64_t lo, int64_t hi) { k.conv1d_forward(a, lo, hi); });
+}
+
+void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype, Address x,
+                     int64_t x_b, int64_t x_t, Address dy, int64_t dy_b, int64_t dy_t, Address weight, Address bias,
+                     Address state_in, Address dstate_out, Address dx, int64_t dx_b, int64_t dx_t, Address dweight, Address dbias,
+                     Address dstate_in) {
+    const Conv1dBackward a{conv1d_shape(B, T, C, K, lengths, reverse, silu, dtype),
+                           at<const void>(x),
+                           x_b,
+                           x_t,
+                           at<const void>(dy),
+                           dy_b,
+                           dy_t,
+                           at<const float>(weight),
+                           at<const float>(bias),
+                           at<const float>(state_in),
+                           at<const float>(dstate_out),
+                           at<void>(dx),
+                           dx_b,
+                           dx_t,
+                           at<float>(dweight),
+                           at<float>(dbias),
+                           at<float>(dstate_in)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t grain = 1 + conv1d_grain / (k.width * (B * T + 1));
+    parallel_for(k.conv1d_blocks(a.shape), grain, [&](int64_t lo, int64_t hi) { k.conv1d_backward(a, lo, hi); });
+}
+
+constexpr int64_t linear_grain = 1 << 18;  // multiply-adds
+
+void linear(int64_t rows, int64_t N, int64_t K, Address x, int64_t x_r, Address weight, Address bias, Address y, int64_t y_r) {
+    const Linear a{rows, N, K, at<const float>(x), x_r, at<const float>(weight), at<const float>(bias), at<float>(y), y_r};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t tasks = k.linear_tasks(a);
+    const int64_t grain = 1 + linear_grain * tasks / (rows * N * K + 1);
+    parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.linear(a, lo, hi); });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "CPU kernels of xecg: raw addresses in, raw addresses out. Use xecg.ops.";
+    m.attr("conv1d_max_taps") = conv1d_max_taps;
+    m.def("isa", [] { return std::string(kernels().isa); });
+    m.def("isa_levels", &isa_levels);
+    m.def("num_threads", &num_threads);
+    m.def("set_num_threads", &set_num_threads);
+    m.def("conv1d_forward", &conv1d_forward);
+    m.def("conv1d_backward", &conv1d_backward);
+    m.def("linear", &linear);
+}

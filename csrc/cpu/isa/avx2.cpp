@@ -1,0 +1,2 @@
+#define XECG_ISA avx2
+#include "fill.h"

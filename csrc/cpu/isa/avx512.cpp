@@ -1,0 +1,2 @@
+#define XECG_ISA avx512
+#include "fill.h"

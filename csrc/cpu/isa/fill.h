@@ -1,0 +1,17 @@
+// Instantiates every body for the ISA level that the including unit names in XECG_ISA, and fills its table.
+#pragma once
+#include "../conv1d.h"
+#include "../linear.h"
+#include "../table.h"
+
+#define XECG_NAME_OF(x) #x
+#define XECG_NAME(x) XECG_NAME_OF(x)
+
+namespace xecg::XECG_ISA {
+
+extern const KernelTable table;
+const KernelTable table = {
+    XECG_NAME(XECG_ISA), W, conv1d_forward, conv1d_backward, conv1d_blocks, linear, linear_tasks,
+};
+
+}  // namespace xecg::XECG_ISA

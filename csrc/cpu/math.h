@@ -1,0 +1,72 @@
+// Elementary functions over simd.h. Errors against correctly rounded values are tested (csrc/tests/math.cpp).
+#pragma once
+#include "simd.h"
+
+namespace xecg::XECG_ISA {
+
+// exp by Cody-Waite reduction to |r| <= ln2/2 and the Taylor polynomial of degree 7 (remainder 5e-9 relative).
+// exp(-inf) = 0, exp(+inf) = inf, NaN stays NaN; results below the normal range flush towards 0.
+inline vec exp(vec x) {
+    const vec low = set1(-104.0f), high = set1(89.0f);
+    vec y = min(high, max(low, x));
+    vec n = round(y * set1(1.44269504088896341f));
+    vec r = fma(n, set1(-0.693359375f), y);
+    r = fma(n, set1(2.12194440e-4f), r);
+    vec p = set1(1.0f / 5040);
+    p = fma(p, r, set1(1.0f / 720));
+    p = fma(p, r, set1(1.0f / 120));
+    p = fma(p, r, set1(1.0f / 24));
+    p = fma(p, r, set1(1.0f / 6));
+    p = fma(p, r, set1(0.5f));
+    p = fma(p * r, r, r) + set1(1.0f);
+    vec e = scale2(p, n);
+    e = select(less(x, low), zero(), e);
+    return select(is_nan(x), x, e);
+}
+
+inline vec sigmoid(vec x) { return set1(1.0f) / (set1(1.0f) + exp(zero() - x)); }
+
+inline vec silu(vec x) { return x * sigmoid(x); }
+
+// d silu / dx = s (1 + x (1 - s)), s = sigmoid(x)
+inline vec silu_slope(vec x) {
+    vec s = sigmoid(x);
+    return s * fma(x, set1(1.0f) - s, set1(1.0f));
+}
+
+// log(1 + u) for 0 <= u <= 1 as 2 atanh(s), s = u / (2 + u) <= 1/3: the series to s^17 leaves 1e-9.
+inline vec log1p_unit(vec u) {
+    vec s = u / (set1(2.0f) + u);
+    vec z = s * s;
+    vec p = set1(1.0f / 17);
+    p = fma(p, z, set1(1.0f / 15));
+    p = fma(p, z, set1(1.0f / 13));
+    p = fma(p, z, set1(1.0f / 11));
+    p = fma(p, z, set1(1.0f / 9));
+    p = fma(p, z, set1(1.0f / 7));
+    p = fma(p, z, set1(1.0f / 5));
+    p = fma(p, z, set1(1.0f / 3));
+    vec t = s + s;
+    return fma(p * z, t, t);
+}
+
+// log sigmoid(x) = min(x, 0) - log1p(exp(-|x|)); -inf at -inf, 0 at +inf.
+inline vec log_sigmoid(vec x) { return min(zero(), x) - log1p_unit(exp(zero() - abs(x))); }
+
+// tanh: odd Taylor series to x^13 below 0.35 (remainder 3e-9), else 1 - 2 / (exp(2|x|) + 1) with the sign put back.
+inline vec tanh(vec x) {
+    vec a = abs(x);
+    vec big = set1(1.0f) - set1(2.0f) / (exp(a + a) + set1(1.0f));
+    big = select(less(x, zero()), zero() - big, big);
+    vec z = x * x;
+    vec p = set1(21844.0f / 6081075);
+    p = fma(p, z, set1(-1382.0f / 155925));
+    p = fma(p, z, set1(62.0f / 2835));
+    p = fma(p, z, set1(-17.0f / 315));
+    p = fma(p, z, set1(2.0f / 15));
+    p = fma(p, z, set1(-1.0f / 3));
+    vec small = fma(p * z, x, x);
+    return select(less(a, set1(0.35f)), small, big);
+}
+
+}  // namespace xecg::XECG_ISA

@@ -1,0 +1,27 @@
+// The kernels of one ISA level as a table of function pointers, and the choice among levels.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "../common/conv1d.h"
+#include "../common/linear.h"
+
+namespace xecg {
+
+// Every kernel is a count of independent tasks and a body that runs tasks [begin, end): the pool may cut anywhere.
+struct KernelTable {
+    const char* isa;
+    int width;  // float lanes
+    void (*conv1d_forward)(const Conv1dForward&, int64_t, int64_t);
+    void (*conv1d_backward)(const Conv1dBackward&, int64_t, int64_t);
+    int64_t (*conv1d_blocks)(const Conv1dShape&);
+    void (*linear)(const Linear&, int64_t, int64_t);
+    int64_t (*linear_tasks)(const Linear&);
+};
+
+// The fastest level that this machine runs and XECG_CPU_ISA (base | avx2 | avx512) allows. Chosen once.
+const KernelTable& kernels();
+// Levels that this machine can run, slowest first.
+std::vector<std::string> isa_levels();
+
+}  // namespace xecg

@@ -1,0 +1,55 @@
+"""The public ops keep their names, argument order and defaults."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from xecg import ops
+
+SIGNATURES = {
+    "mlstm": "(q, k, v, i, f, *, initial_state=None, lengths=None, reverse=False, gate='exp', scale=None, eps=1e-06,"
+    " return_state=False, chunk_size=None)",
+    "slstm": "(x, R, b, *, initial_state=None, lengths=None, reverse=False, return_state=False)",
+    "causal_conv1d": "(x, weight, bias=None, *, activation=None, initial_state=None, lengths=None, reverse=False,"
+    " return_state=False)",
+    "mlstm_step": "(q, k, v, i, f, state, *, gate='exp', scale=None, eps=1e-06)",
+    "mlstm_step_": "(q, k, v, i, f, state, *, gate='exp', scale=None, eps=1e-06, out=None)",
+    "slstm_step": "(x, R, b, state)",
+    "slstm_step_": "(x, R, b, state, *, out=None)",
+    "causal_conv1d_step": "(x, weight, bias, state, *, activation=None)",
+    "causal_conv1d_step_": "(x, weight, bias, state, *, activation=None, out=None)",
+    "linear": "(x, weight, bias=None)",
+    "use_backend": "(name)",
+}
+
+
+def _without_types(function: object) -> str:
+    signature = inspect.signature(function)  # type: ignore[arg-type]
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
+def test_signature_is_frozen(name: str) -> None:
+    assert _without_types(getattr(ops, name)) == SIGNATURES[name]
+
+
+def test_states_are_named_tuples_of_plain_tensors() -> None:
+    assert ops.MLSTMState._fields == ("C", "n", "m")
+    assert ops.SLSTMState._fields == ("h", "c", "n", "m")
+
+
+def test_every_public_name_is_listed_and_resolves() -> None:
+    assert set(SIGNATURES) | {"MLSTMState", "SLSTMState", "backends"} == set(ops.__all__)
+    for name in ops.__all__:
+        assert getattr(ops, name).__doc__
+
+
+def test_backends_are_listed_with_reasons() -> None:
+    for op in ("mlstm", "slstm", "causal_conv1d", "linear"):
+        listed = ops.backends(op, "cpu")
+        assert set(listed) == {"cpu", "reference", "triton", "cuda"}
+        assert listed["reference"] == ""
+        assert all(reason == "" or len(reason.split()) > 3 for reason in listed.values())

@@ -1,0 +1,90 @@
+"""Which backend serves a call: the fastest that can, or the one that was asked for, never another one in silence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+
+from xecg.errors import BackendError
+
+__all__ = ["backends", "pick", "use_backend"]
+
+_NAMES = ("reference", "cpu", "triton", "cuda")
+_FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+# Public op → the file that holds it, on every floor.
+OPS = {"mlstm": "mlstm", "slstm": "slstm", "causal_conv1d": "conv1d", "linear": "linear", "frontend": "frontend"}
+
+# Process-wide, because autograd runs backward in threads of its own.
+_forced: str | None = os.environ.get("XECG_BACKEND") or None
+_modules: dict[tuple[str, str], ModuleType | None] = {}
+
+
+def _check_name(name: str, where: str) -> None:
+    if name not in _NAMES:
+        raise BackendError(f"{where} is {name!r}; needed one of {', '.join(_NAMES)}")
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force every op inside the block, in the whole process, onto one backend.
+
+    name: "reference", "cpu", "triton" or "cuda". Raises BackendError for another name; a call that the backend cannot serve
+    raises BackendError with the reason. The environment variable XECG_BACKEND does the same for a whole process.
+    """
+    global _forced
+    _check_name(name, "backend")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _module(backend: str, op: str) -> ModuleType | None:
+    key = (backend, op)
+    if key not in _modules:
+        path = f"xecg.ops.{backend}.{OPS[op]}"
+        _modules[key] = import_module(path) if find_spec(path) else None
+    return _modules[key]
+
+
+def _refusal(backend: str, op: str, device: torch.device, dtype: torch.dtype, sizes: dict[str, int]) -> str:
+    module = _module(backend, op)
+    if module is None:
+        return f"{op} has no {backend} kernel"
+    return "" if backend == "reference" else module.refusal(device, dtype, **sizes)
+
+
+def pick(op: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> ModuleType:
+    """The backend module that serves this call. Raises BackendError when a forced backend cannot."""
+    if _forced is not None:
+        _check_name(_forced, "XECG_BACKEND")
+        reason = _refusal(_forced, op, device, dtype, sizes)
+        if reason:
+            raise BackendError(f"backend {_forced!r} cannot serve {op} on {device}, {dtype}: {reason}")
+        return _module(_forced, op)  # type: ignore[return-value]
+    for backend in _FASTEST_FIRST.get(device.type, ("reference",)):
+        if not _refusal(backend, op, device, dtype, sizes):
+            return _module(backend, op)  # type: ignore[return-value]
+    raise BackendError(f"no backend serves {op} on {device}, {dtype}: {backends(op, device, dtype)}")
+
+
+def backends(
+    op: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, **sizes: int
+) -> dict[str, str]:
+    """Backends of an op on a device, fastest first, each with "" when it can serve it, else the reason why not.
+
+    op: "mlstm", "slstm", "causal_conv1d", "linear" or "frontend". sizes: what a kernel may be limited by, such as taps=4.
+    Raises BackendError for an unknown op.
+    """
+    if op not in OPS:
+        raise BackendError(f"op is {op!r}; needed one of {', '.join(OPS)}")
+    device = torch.device(device)
+    order = _FASTEST_FIRST.get(device.type, ("reference",))
+    return {name: _refusal(name, op, device, dtype, sizes) for name in (*order, *(n for n in _NAMES if n not in order))}

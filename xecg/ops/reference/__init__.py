@@ -1,0 +1,1 @@
+"""Plain PyTorch: the definition of every op, and the fallback where nothing faster is built."""

@@ -1,0 +1,1 @@
+"""Triton backends, one file per op. Empty until a kernel is measured against the CUDA one."""
