@@ -9,6 +9,7 @@ patient's output must not depend on who else is connected.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             _check.fail(_OP, name, f"{t.dtype} on {t.device}", f"{weight.dtype} on {weight.device}, like weight")
     if bias is not None:
         _check.like(_OP, "bias", bias, (weight.shape[0],), "(N,)", weight)
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return torch.ops.xecg.linear(rows, weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
 

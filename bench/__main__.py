@@ -1,0 +1,60 @@
+"""Run the entries of one table, print it, and keep it as JSON; or list the bars that a result file misses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+TABLES = ("cpu",)
+
+
+@click.group()
+def main() -> None:
+    """Throughput of xecg beside its peers."""
+
+
+@main.command()
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the rows here.")
+@click.option("--only", default="", help="Entries whose id contains this text.")
+@click.option("--seconds", default=1.0, show_default=True, help="Time for each function of an entry.")
+def cpu(out: Path | None, only: str, seconds: float) -> None:
+    """CPU kernels: ours, peers, fraction of the ceiling measured in the same run."""
+    from bench.harness import ceilings, measure
+    from bench.registry import entries
+
+    limits = ceilings(1)
+    click.echo(f"ceilings, 1 thread: {limits.gemm / 1e9:.1f} GFLOP/s, copy {limits.copy / 1e9:.1f} GB/s")
+    rows = []
+    for make in entries():
+        for bench in make():
+            if only in bench.id:
+                rows.append(measure(bench, limits if bench.threads == 1 else ceilings(bench.threads), seconds=seconds))
+                click.echo(_line(rows[-1]))
+    if out is not None:
+        from xecg.io.atomic import write_json
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, {"ceilings": {"gemm_flops": limits.gemm, "copy_bytes": limits.copy}, "rows": rows})
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+def check(file: Path) -> None:
+    """List the bars that FILE misses; exit status 1 when there are any."""
+    missed = [row for row in json.loads(file.read_text())["rows"] if row["met"] is False]
+    for row in missed:
+        click.echo(_line(row))
+    raise SystemExit(1 if missed else 0)
+
+
+def _line(row: dict) -> str:
+    peer = f"{row['ratio']:6.2f}x {row['peer']}" if row["peer"] else "no peer"
+    part = f"{100 * row['ceiling_fraction']:5.1f} % of {row['ceiling']}" if row["ceiling_fraction"] else ""
+    bar = "" if row["bar"] is None else f"bar {row['bar']} ({row['score']}): {'met' if row['met'] else 'NOT MET'}"
+    return f"{row['id']:44s} {row['time_s'] * 1e3:9.4f} ms  {peer:32s} {part:20s} {bar}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""How a figure is made: correctness first, both sides interleaved in one process, minima of CPU time, ceilings of the same run."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["Bench", "Ceilings", "ceilings", "measure"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One row of a table.
+
+    run: ours. check: raises when ours is wrong. peers: name → the same work by somebody else. flops, bytes: of the work itself.
+    bound: "gemm" or "copy", the ceiling that it is set against. bar, aim: what `score` must reach; score is "ratio" (best peer's
+    time over ours) or "ceiling" (fraction of the ceiling).
+    """
+
+    id: str
+    op: str
+    shape: str
+    dtype: str
+    run: Callable[[], object]
+    check: Callable[[], None]
+    peers: dict[str, Callable[[], object]] = field(default_factory=dict)
+    flops: float = 0.0
+    bytes: float = 0.0
+    bound: str = "copy"
+    score: str = "ratio"
+    bar: float | None = None
+    aim: float | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What this machine does in this run: float32 matrix products (flop/s) and copies of 64 MiB (bytes moved per second)."""
+
+    gemm: float
+    copy: float
+
+
+def _cpu_time(f: Callable[[], object]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    f()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
+    """(wall, CPU) minima of each function, run in turns until each had its share of `seconds`; short ones are repeated inside."""
+    repeats = {}
+    for name, f in functions.items():
+        f()
+        wall, _ = _cpu_time(f)
+        repeats[name] = max(1, int(2e-3 / max(wall, 1e-9)))
+    best = {name: (float("inf"), float("inf")) for name in functions}
+    end = time.perf_counter() + seconds * len(functions)
+    rounds = 0
+    while rounds < 5 or time.perf_counter() < end:
+        for name, f in functions.items():
+            n = repeats[name]
+            wall, cpu = _cpu_time(lambda f=f, n=n: [f() for _ in range(n)])  # type: ignore[misc]
+            best[name] = (min(best[name][0], wall / n), min(best[name][1], cpu / n))
+        rounds += 1
+    return best
+
+
+def ceilings(threads: int) -> Ceilings:
+    """Measured with PyTorch's own matrix product and copy on this many threads; wall time, so that threads count."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(1280, 1024), torch.randn(1024, 4096)
+    c, d = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    source = torch.randn(1 << 24)
+    target = torch.empty_like(source)
+    best = minima({"wide": lambda: a @ b, "square": lambda: c @ d, "copy": lambda: target.copy_(source)}, 1.0)
+    gemm = max(2 * 1280 * 1024 * 4096 / best["wide"][0], 2 * 2048**3 / best["square"][0])
+    return Ceilings(gemm, 2 * source.numel() * 4 / best["copy"][0])
+
+
+def machine() -> str:
+    """Processor model, as the operating system names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Short hash of the source tree's commit, or "unknown"."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0) -> dict[str, Any]:
+    """Check, time and score one entry; the row's fields are those of every result file."""
+    torch.set_num_threads(bench.threads)
+    _set_own_threads(bench.threads)
+    bench.check()
+    best = minima({"xecg": bench.run, **bench.peers}, seconds)
+    clock = 1 if bench.threads == 1 else 0  # CPU time is the work of all threads: with several, wall time decides
+    ours = best.pop("xecg")
+    peer = min(best, key=lambda name: best[name][clock], default=None)
+    ratio = best[peer][clock] / ours[clock] if peer else None
+    limit = bench.flops / limits.gemm if bench.bound == "gemm" else bench.bytes / limits.copy
+    fraction = limit / ours[clock] if limit else None
+    value = ratio if bench.score == "ratio" else fraction
+    return {
+        "id": bench.id,
+        "op": bench.op,
+        "shape": bench.shape,
+        "dtype": bench.dtype,
+        "threads": bench.threads,
+        "backend": "cpu",
+        "time_s": ours[0],
+        "cpu_s": ours[1],
+        "peer": peer,
+        "peer_time_s": best[peer][clock] if peer else None,
+        "peers": {name: t[clock] for name, t in best.items()},
+        "ratio": ratio,
+        "score": bench.score,
+        "bar": bench.bar,
+        "aim": bench.aim,
+        "met": None if bench.bar is None or value is None else bool(value >= bench.bar),
+        "ceiling": bench.bound,
+        "ceiling_fraction": fraction,
+        "machine": machine(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _set_own_threads(n: int) -> None:
+    os.environ["XECG_NUM_THREADS"] = str(n)
+    try:
+        from xecg import _cpu
+    except ImportError:
+        return
+    _cpu.set_num_threads(n)

@@ -1,0 +1,82 @@
+"""linear: right, and the same bits for a row whatever stands beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ops.harness import assert_parity, fast_backends, rerun_under_isa
+from tests.tolerances import FORWARD, GRADIENT
+from xecg import ops
+from xecg.errors import BackendError, ShapeError
+
+BACKENDS = fast_backends("linear")
+
+
+def call(x: Tensor, weight: Tensor, **rest: Tensor) -> tuple[Tensor]:
+    return (ops.linear(x, weight, rest.get("bias")),)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 5, 7), (4, 16, 64), (9, 33, 130), (0, 4, 4), (2, 3, 0), (70, 128, 128)]
+)
+def test_parity_of_output_and_gradients(backend: str, bias: bool, shape: tuple[int, int, int]) -> None:
+    rows, N, K = shape
+    made = {"x": torch.randn(rows, K), "weight": torch.randn(N, K)}
+    if bias:
+        made["bias"] = torch.randn(N)
+    assert_parity(call, made, backend, forward=FORWARD, gradient=GRADIENT)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU module is not built")
+@pytest.mark.parametrize("K", [1, 16, 25, 100, 300])
+def test_parity_of_a_row_is_to_the_bit_alone_in_any_batch_and_position(K: int) -> None:
+    weight, bias = torch.randn(37, K), torch.randn(37)
+    x = torch.randn(64, K)
+    with ops.use_backend("cpu"):
+        whole = ops.linear(x, weight, bias)
+        for rows in (1, 2, 3, 5, 64):
+            for first in (0, 7, 64 - rows):
+                part = x[first : first + rows]
+                assert torch.equal(ops.linear(part, weight, bias)[0], whole[min(first, 63)])
+        assert torch.equal(ops.linear(x[torch.randperm(64)][:, None], weight, bias).sort(0)[0][:, 0], whole.sort(0)[0])
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU module is not built")
+def test_bits_ignore_threads() -> None:
+    from xecg import _cpu
+
+    x, weight = torch.randn(200, 256), torch.randn(512, 256)
+    with ops.use_backend("cpu"):
+        one = ops.linear(x, weight)
+        _cpu.set_num_threads(3)
+        try:
+            assert torch.equal(ops.linear(x, weight), one)
+        finally:
+            _cpu.set_num_threads(0)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2"])
+def test_isa_levels_below_the_best_pass_the_same_tests(isa: str) -> None:
+    rerun_under_isa(str(Path(__file__)), isa)
+
+
+def test_registration_passes_opcheck() -> None:
+    x, weight, bias = torch.randn(3, 5, requires_grad=True), torch.randn(4, 5), torch.randn(4)
+    torch.library.opcheck(torch.ops.xecg.linear, (x, weight, bias))
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ShapeError, match=r"x is of shape \(2, 4\).*K = 5"):
+        ops.linear(torch.randn(2, 4), torch.randn(3, 5))
+    with pytest.raises(ShapeError, match=r"bias is of shape \(2,\)"):
+        ops.linear(torch.randn(2, 5), torch.randn(3, 5), torch.randn(2))
+    with pytest.raises(ShapeError, match="float64"):
+        ops.linear(torch.randn(2, 5).double(), torch.randn(3, 5))
+    with ops.use_backend("cpu"), pytest.raises(BackendError):
+        ops.linear(torch.randn(2, 5).double(), torch.randn(3, 5).double())
