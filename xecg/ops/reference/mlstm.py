@@ -34,7 +34,7 @@ from torch.nn.functional import logsigmoid
 
 from xecg.ops.reference._timeline import Timeline
 
-__all__ = ["backward", "forward", "recurrent", "step"]
+__all__ = ["backward", "forward", "recurrent", "step", "step_"]
 
 _CHUNK = 64  # steps: the L×L tables stay in cache, and products are large enough for BLAS
 _EMPTY_M = torch.finfo(torch.float32).min  # stands for m = −∞ outside this file
@@ -113,6 +113,28 @@ def step(
     q, k, v, i, f = (x[:, None] for x in (q, k, v, i, f))
     h, C, n, m = recurrent(q, k, v, i, f, C, n, m, None, reverse=False, gate=gate, scale=scale, eps=eps)
     return h[:, 0], C, n, m
+
+
+def step_(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    C: Tensor,
+    n: Tensor,
+    m: Tensor,
+    out: Tensor,
+    *,
+    gate: str,
+    scale: float,
+    eps: float,
+) -> None:
+    """`step` that overwrites C, n, m and writes the output into `out`."""
+    h, *new = step(q, k, v, i, f, C, n, m, gate=gate, scale=scale, eps=eps)
+    out.copy_(h)
+    for old, value in zip((C, n, m), new):
+        old.copy_(value)
 
 
 def backward(

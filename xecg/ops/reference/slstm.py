@@ -27,7 +27,7 @@ from torch.nn.functional import logsigmoid
 
 from xecg.ops.reference._timeline import Timeline
 
-__all__ = ["backward", "forward", "step"]
+__all__ = ["backward", "forward", "step", "step_"]
 
 _EMPTY_M = torch.finfo(torch.float32).min  # stands for m = −∞
 
@@ -62,6 +62,14 @@ def step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One step: x (B,4,H,D) and the state → the new h, c, n, m (float32 or float64)."""
     return forward(x[:, None], R, b, h, c, n, m, None, reverse=False)[1:]
+
+
+def step_(x: Tensor, R: Tensor, b: Tensor, h: Tensor, c: Tensor, n: Tensor, m: Tensor, out: Tensor) -> None:
+    """`step` that overwrites h, c, n, m and writes the output into `out`."""
+    new = step(x, R, b, h, c, n, m)
+    out.copy_(new[0])
+    for old, value in zip((h, c, n, m), new):
+        old.copy_(value)
 
 
 def backward(
@@ -211,6 +219,6 @@ def _step_backward(raw: Tensor, old: _State, new: _State, d_new: _State) -> tupl
     mu = dm - dI - dF
     input_won = i >= kept
     di = dI + mu.where(input_won, 0.0)
-    dkept = (dF + mu.where(~input_won, 0.0)).masked_fill(n_old == 0, 0.0)
+    dkept = dF + mu.where(~input_won, 0.0)  # 0 at a first step: F = 0, and the input has won
     draw = torch.cat([di, dkept * (-f).sigmoid(), dc * I * (1 - z * z), do], -1)
     return draw, dc * F, dn * F, dkept

@@ -1,0 +1,243 @@
+"""The two residual blocks of the encoder (xLSTM, arXiv 2405.04517, figures 10 and 11), one class each.
+
+A block maps tokens (B, T, D) to tokens (B, T, D). Three ways through the same weights:
+`forward`, a whole sequence · `resume`, a stretch of it: takes the state before it, returns the state after it ·
+`step_`, one token (B, D), state overwritten; its dense layers use `ops.linear`, where a row's bits do not depend on the
+other rows. A state is a flat dict of plain tensors, float32 at least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xecg import ops
+from xecg.model.config import CONV_TAPS, QKV_BLOCK, XECGConfig
+
+__all__ = ["HeadNorm", "MLSTMBlock", "Norm", "SLSTMBlock", "State"]
+
+State = dict[str, Tensor]
+
+_EPS = 1e-5  # of every norm, as published
+_NO_MAXIMUM = torch.finfo(torch.float32).min  # stabiliser of an empty mLSTM state: stands for −∞
+
+
+def _empty(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape))
+
+
+class _Affine(nn.Module):
+    """A weight and a bias under the names that checkpoints use."""
+
+    def __init__(self, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight, self.bias = _empty(*weight), _empty(*bias)
+
+
+class Norm(nn.Module):
+    """Layer norm without bias, (..., D) → (..., D). The stored weight w acts as 1 + w."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = _empty(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, 1 + self.weight, eps=_EPS)
+
+
+class HeadNorm(nn.Module):
+    """Group norm over each head's features, (..., H, Dh) → (..., H·Dh). The stored weight w (H·Dh) acts as 1 + w."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = _empty(width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.layer_norm(h, h.shape[-1:], eps=_EPS).flatten(-2) * (1 + self.weight)
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    """An empty tensor of the type and device of a state that goes with `parameter`."""
+    return parameter.new_empty(0, dtype=torch.promote_types(parameter.dtype, torch.float32))
+
+
+def _blockwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Block-diagonal product with tiny blocks: x (..., N·I), weight (N, O, I) → (..., N·O).
+
+    Neighbouring blocks are joined into one of about 32 × 32 with zeros beside them: 8 times the flops of 4 × 4 blocks, in
+    a third of the time of element-wise work, because a matrix unit does them.
+    """
+    N, O, I = weight.shape
+    joined = math.gcd(N, max(1, 32 // I))
+    apart = torch.eye(joined, dtype=weight.dtype, device=weight.device)[:, None, :, None]
+    wide = (weight.view(-1, joined, O, 1, I) * apart).view(-1, joined * O, joined * I)
+    rows = x.reshape(-1, N // joined, joined * I).transpose(0, 1)
+    return torch.bmm(rows, wide.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], N * O)
+
+
+def _blockwise_by_row(x: Tensor, weight: Tensor) -> Tensor:
+    """The same, for steps: multiplications and additions apart, so that a row's bits depend on nothing but the row."""
+    parts = x.unflatten(-1, (weight.shape[0], weight.shape[2]))
+    out = parts[..., 0:1] * weight[..., 0]
+    for column in range(1, weight.shape[2]):
+        out = out + parts[..., column : column + 1] * weight[..., column]
+    return out.flatten(-2)
+
+
+def _steadily(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`, element-wise, for steps: an element's bits do not depend on its place.
+
+    On a CPU, torch computes the last few elements of a loop or of a thread's share by other code than the rest, and SiLU
+    and GELU then differ in the last bit. Here every piece is whole vectors (64 elements) and one thread's work.
+    """
+    if x.is_cuda:
+        return function(x)
+    flat = F.pad(x.reshape(-1), (0, -x.numel() % 64))
+    return torch.cat([function(piece) for piece in flat.split(8192)])[: x.numel()].view(x.shape)
+
+
+class _Maths(NamedTuple):
+    """How a block computes: fastest for sequences, each row independent of the others, to the bit, for steps."""
+
+    linear: Callable[..., Tensor]
+    blockwise: Callable[[Tensor, Tensor], Tensor]
+    pointwise: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+_SEQUENCE = _Maths(F.linear, _blockwise, lambda function, x: function(x))
+_STEP = _Maths(ops.linear, _blockwise_by_row, _steadily)
+
+
+class MLSTMBlock(nn.Module):
+    """y = x + down((headnorm(mlstm(q, k, v, i, f)) + skip ⊙ a) ⊙ SiLU(z)), [u, z] = up·norm(x), a = SiLU(conv(u)).
+
+    q and k are block-diagonal maps of a, v of u; the gates i, f are dense maps of [q, k, v].
+    """
+
+    def __init__(self, config: XECGConfig, *, reverse: bool) -> None:
+        super().__init__()
+        d, p, self.heads, self.reverse = config.dim, config.inner, config.heads, reverse
+        self.norm = Norm(d)
+        self.up = _empty(2 * p, d)
+        self.conv = _Affine((p, CONV_TAPS), (p,))
+        self.q, self.k, self.v = (_empty(p // QKV_BLOCK, QKV_BLOCK, QKV_BLOCK) for _ in range(3))
+        self.gate_i, self.gate_f = (_Affine((self.heads, 3 * p), (self.heads,)) for _ in range(2))
+        self.headnorm = HeadNorm(p)
+        self.skip = _empty(p)
+        self.down = _empty(d, p)
+
+    def initial_state(self, batch: int) -> State:
+        p, H, wide = self.skip.shape[0], self.heads, _wide(self.skip)
+        return {
+            "conv": wide.new_zeros(batch, CONV_TAPS - 1, p),
+            "C": wide.new_zeros(batch, H, p // H, p // H),
+            "n": wide.new_zeros(batch, H, p // H),
+            "m": wide.new_full((batch, H), _NO_MAXIMUM),
+        }
+
+    def forward(self, x: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+        u, z = F.linear(self.norm(x), self.up).chunk(2, -1)
+        a = self._conv(ops.causal_conv1d, u, lengths=lengths, reverse=self.reverse)
+        h: Any = ops.mlstm(*self._cell_inputs(a, u, _SEQUENCE), lengths=lengths, reverse=self.reverse)
+        return x + F.linear(self._gated(h, a, z, _SEQUENCE), self.down)
+
+    def resume(self, x: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        u, z = F.linear(self.norm(x), self.up).chunk(2, -1)
+        way: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse, "return_state": True}
+        a, conv = self._conv(ops.causal_conv1d, u, initial_state=state["conv"], **way)
+        h, cell = ops.mlstm(*self._cell_inputs(a, u, _SEQUENCE), initial_state=self._cell(state), **way)
+        return x + F.linear(self._gated(h, a, z, _SEQUENCE), self.down), {"conv": conv, **cell._asdict()}
+
+    def step_(self, x: Tensor, state: State) -> Tensor:
+        u, z = ops.linear(self.norm(x), self.up).chunk(2, -1)
+        a = self._conv(ops.causal_conv1d_step_, u, state=state["conv"])
+        h = ops.mlstm_step_(*self._cell_inputs(a, u, _STEP), self._cell(state))
+        return x + ops.linear(self._gated(h, a, z, _STEP), self.down)
+
+    @staticmethod
+    def _cell(state: State) -> ops.MLSTMState:
+        return ops.MLSTMState(state["C"], state["n"], state["m"])
+
+    def _conv(self, op: Callable[..., Any], u: Tensor, **kwargs: object) -> Any:
+        return op(u, self.conv.weight, self.conv.bias, activation="silu", **kwargs)
+
+    def _cell_inputs(self, a: Tensor, u: Tensor, maths: _Maths) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v (..., H, Dh) and the pre-activations i, f (..., H)."""
+        q, k, v = maths.blockwise(a, self.q), maths.blockwise(a, self.k), maths.blockwise(u, self.v)
+        weight = torch.cat((self.gate_i.weight, self.gate_f.weight)).unflatten(1, (3, -1)).unbind(1)
+        bias = torch.cat((self.gate_i.bias, self.gate_f.bias))
+        gates = maths.linear(q, weight[0], bias) + maths.linear(k, weight[1]) + maths.linear(v, weight[2])
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        return q, k, v, *gates.chunk(2, -1)
+
+    def _gated(self, h: Tensor, a: Tensor, z: Tensor, maths: _Maths) -> Tensor:
+        return (self.headnorm(h) + self.skip * a) * maths.pointwise(F.silu, z)
+
+
+class SLSTMBlock(nn.Module):
+    """y = x + headnorm(slstm(gates)), then y + ffn_down(GELU(g) ⊙ u), where [g, u] = ffn_up·ffn_norm(y).
+
+    Gates i and f come from a = SiLU(conv(norm(x))), z and o from norm(x); every map is block-diagonal over the heads.
+    """
+
+    def __init__(self, config: XECGConfig, *, reverse: bool) -> None:
+        super().__init__()
+        d, H, self.reverse = config.dim, config.heads, reverse
+        D = d // H
+        self.norm = Norm(d)
+        self.conv = _Affine((d, CONV_TAPS), (d,))
+        self.in_i, self.in_f, self.in_z, self.in_o = (_empty(H, D, D) for _ in range(4))  # each [head, out, in]
+        self.R = _empty(4, H, D, D)  # [gate i f z o, head, in, out]
+        self.bias = _empty(4, H, D)
+        self.headnorm = HeadNorm(d)
+        self.ffn_norm = Norm(d)
+        self.ffn_up = _empty(2 * config.ffn, d)
+        self.ffn_down = _empty(d, config.ffn)
+
+    def initial_state(self, batch: int) -> State:
+        new, (_, H, D) = _wide(self.bias).new_zeros, self.bias.shape
+        return {"conv": new(batch, CONV_TAPS - 1, H * D), **{name: new(batch, H, D) for name in "hcnm"}}
+
+    def forward(self, x: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+        y = self.norm(x)
+        a = self._conv(ops.causal_conv1d, y, lengths=lengths, reverse=self.reverse)
+        h: Any = ops.slstm(self._gates(a, y, _SEQUENCE), self.R, self.bias, lengths=lengths, reverse=self.reverse)
+        return self._feed_forward(x + self.headnorm(h), _SEQUENCE)
+
+    def resume(self, x: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        y = self.norm(x)
+        way: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse, "return_state": True}
+        a, conv = self._conv(ops.causal_conv1d, y, initial_state=state["conv"], **way)
+        gates = self._gates(a, y, _SEQUENCE)
+        h, cell = ops.slstm(gates, self.R, self.bias, initial_state=self._cell(state), **way)
+        return self._feed_forward(x + self.headnorm(h), _SEQUENCE), {"conv": conv, **cell._asdict()}
+
+    def step_(self, x: Tensor, state: State) -> Tensor:
+        y = self.norm(x)
+        a = self._conv(ops.causal_conv1d_step_, y, state=state["conv"])
+        h = ops.slstm_step_(self._gates(a, y, _STEP), self.R, self.bias, self._cell(state))
+        return self._feed_forward(x + self.headnorm(h), _STEP)
+
+    @staticmethod
+    def _cell(state: State) -> ops.SLSTMState:
+        return ops.SLSTMState(state["h"], state["c"], state["n"], state["m"])
+
+    def _conv(self, op: Callable[..., Any], y: Tensor, **kwargs: object) -> Any:
+        return op(y, self.conv.weight, self.conv.bias, activation="silu", **kwargs)
+
+    def _gates(self, a: Tensor, y: Tensor, maths: _Maths) -> Tensor:
+        """Pre-activations of the input, (..., 4, H, D), order i, f, z, o."""
+        H = self.in_i.shape[0]
+        a, y = a.unflatten(-1, (H, -1)), y.unflatten(-1, (H, -1))
+        sources = ((a, self.in_i), (a, self.in_f), (y, self.in_z), (y, self.in_o))
+        rows = [maths.linear(x[..., head, :], weight[head]) for x, weight in sources for head in range(H)]
+        return torch.stack(rows, -2).unflatten(-2, (4, H))
+
+    def _feed_forward(self, y: Tensor, maths: _Maths) -> Tensor:
+        g, u = maths.linear(self.ffn_norm(y), self.ffn_up).chunk(2, -1)
+        return y + maths.linear(maths.pointwise(F.gelu, g) * u, self.ffn_down)
