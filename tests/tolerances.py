@@ -23,6 +23,13 @@ MODEL_FLOAT32 = 1e-5
 # A stream of single steps against one offline call.
 STREAM = 1e-5
 
+# The compiled front end against its float64 definition: signal over error; with a corner at 0.05 Hz and 1000 Hz; what an offset of
+# 1 V may cost; largest difference of a z-score.
+FRONTEND_DB = 95.0
+FRONTEND_SLOW_CORNER_DB = 90.0
+FRONTEND_OFFSET_LOSS_DB = 3.0
+FRONTEND_Z = 2e-4
+
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest absolute difference over the largest expected entry; infinite where one is NaN and the other is not."""

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <vector>
+
 #include "../cpu/pool.h"
 #include "../cpu/table.h"
 
@@ -83,6 +85,47 @@ void linear(int64_t rows, int64_t N, int64_t K, Address x, int64_t x_r, Address 
     parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.linear(a, lo, hi); });
 }
 
+// Scratch of the calling thread, kept between calls.
+float* thread_scratch(int64_t floats) {
+    thread_local std::vector<float> scratch;
+    if (int64_t(scratch.size()) < floats) scratch.resize(size_t(floats));
+    return scratch.data();
+}
+
+void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool counts, Address mv_per_count, Address baseline,
+              int stages, Address stage_sections, Address stage_pad, Address coefficients, Address steady, float dc, int64_t up,
+              int64_t down, int64_t half, int64_t taps, Address fir, bool zscore, float flat_std, Address y, Address y_at,
+              Address flat) {
+    const Frontend a{rows,
+                     n,
+                     m,
+                     at<const void>(x),
+                     at<const int64_t>(x_at),
+                     counts,
+                     at<const float>(mv_per_count),
+                     at<const float>(baseline),
+                     stages,
+                     at<const int>(stage_sections),
+                     at<const int>(stage_pad),
+                     at<const float>(coefficients),
+                     at<const float>(steady),
+                     dc,
+                     up,
+                     down,
+                     half,
+                     taps,
+                     at<const float>(fir),
+                     zscore,
+                     flat_std,
+                     at<float>(y),
+                     at<const int64_t>(y_at),
+                     at<uint8_t>(flat)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t scratch = k.frontend_scratch(a);
+    parallel_for(k.frontend_tasks(a), 1, [&](int64_t lo, int64_t hi) { k.frontend(a, lo, hi, thread_scratch(scratch)); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -95,4 +138,5 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("conv1d_forward", &conv1d_forward);
     m.def("conv1d_backward", &conv1d_backward);
     m.def("linear", &linear);
+    m.def("frontend", &frontend);
 }

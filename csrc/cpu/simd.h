@@ -69,6 +69,7 @@ inline vec fma(vec a, vec b, vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline vec min(vec a, vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline vec max(vec a, vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline vec abs(vec a) { return {_mm512_abs_ps(a.v)}; }
+inline vec sqrt(vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline vec round(vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline mask less(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 inline mask equal(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
@@ -81,6 +82,33 @@ inline float sum(vec a) {
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+// Rows become columns. Two rounds inside 128-bit quarters, two rounds among them.
+inline void transpose(vec (&a)[W]) {
+    __m512 t[16], u[16];
+    for (int k = 0; k < 16; k += 2) {
+        t[k] = _mm512_unpacklo_ps(a[k].v, a[k + 1].v);
+        t[k + 1] = _mm512_unpackhi_ps(a[k].v, a[k + 1].v);
+    }
+    for (int k = 0; k < 16; k += 4) {
+        u[k] = _mm512_shuffle_ps(t[k], t[k + 2], 0x44);
+        u[k + 1] = _mm512_shuffle_ps(t[k], t[k + 2], 0xee);
+        u[k + 2] = _mm512_shuffle_ps(t[k + 1], t[k + 3], 0x44);
+        u[k + 3] = _mm512_shuffle_ps(t[k + 1], t[k + 3], 0xee);
+    }
+    for (int k = 0; k < 4; ++k) {
+        t[k] = _mm512_shuffle_f32x4(u[k], u[k + 4], 0x88);
+        t[k + 4] = _mm512_shuffle_f32x4(u[k], u[k + 4], 0xdd);
+        t[k + 8] = _mm512_shuffle_f32x4(u[k + 8], u[k + 12], 0x88);
+        t[k + 12] = _mm512_shuffle_f32x4(u[k + 8], u[k + 12], 0xdd);
+    }
+    for (int k = 0; k < 4; ++k) {
+        a[k].v = _mm512_shuffle_f32x4(t[k], t[k + 8], 0x88);
+        a[k + 4].v = _mm512_shuffle_f32x4(t[k + 4], t[k + 12], 0x88);
+        a[k + 8].v = _mm512_shuffle_f32x4(t[k], t[k + 8], 0xdd);
+        a[k + 12].v = _mm512_shuffle_f32x4(t[k + 4], t[k + 12], 0xdd);
+    }
 }
 
 #elif defined(__AVX2__)
@@ -131,6 +159,7 @@ inline vec operator/(vec a, vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline vec fma(vec a, vec b, vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline vec min(vec a, vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline vec max(vec a, vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline vec sqrt(vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline vec abs(vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline vec round(vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline mask less(vec a, vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
@@ -149,6 +178,25 @@ inline float sum(vec a) {
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+// Rows become columns.
+inline void transpose(vec (&a)[W]) {
+    __m256 t[8], u[8];
+    for (int k = 0; k < 8; k += 2) {
+        t[k] = _mm256_unpacklo_ps(a[k].v, a[k + 1].v);
+        t[k + 1] = _mm256_unpackhi_ps(a[k].v, a[k + 1].v);
+    }
+    for (int k = 0; k < 8; k += 4) {
+        u[k] = _mm256_shuffle_ps(t[k], t[k + 2], 0x44);
+        u[k + 1] = _mm256_shuffle_ps(t[k], t[k + 2], 0xee);
+        u[k + 2] = _mm256_shuffle_ps(t[k + 1], t[k + 3], 0x44);
+        u[k + 3] = _mm256_shuffle_ps(t[k + 1], t[k + 3], 0xee);
+    }
+    for (int k = 0; k < 4; ++k) {
+        a[k].v = _mm256_permute2f128_ps(u[k], u[k + 4], 0x20);
+        a[k + 4].v = _mm256_permute2f128_ps(u[k], u[k + 4], 0x31);
+    }
 }
 
 #else  // any machine: GCC and Clang vector extensions, four lanes
@@ -212,6 +260,11 @@ inline vec select(mask m, vec yes, vec no) {
 inline vec min(vec a, vec b) { return select(less(a, b), a, b); }
 inline vec max(vec a, vec b) { return select(less(b, a), a, b); }
 inline vec abs(vec a) { return select(less(a, zero()), zero() - a, a); }
+inline vec sqrt(vec a) {
+    vec out;
+    for (int k = 0; k < W; ++k) out.v[k] = __builtin_sqrtf(a.v[k]);
+    return out;
+}
 inline vec round(vec a) {
     const vec magic = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest whole number, |a| < 2^22
     return {(a.v + magic.v) - magic.v};
@@ -227,6 +280,12 @@ inline vec scale2(vec a, vec n) {
     return a * power2(half) * power2(n - half);
 }
 inline float sum(vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+inline void transpose(vec (&a)[W]) {
+    float t[W][W];
+    for (int k = 0; k < W; ++k) store(t[k], a[k]);
+    for (int k = 0; k < W; ++k)
+        for (int l = 0; l < W; ++l) a[k].v[l] = t[l][k];
+}
 
 #endif
 

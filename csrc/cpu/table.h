@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../common/conv1d.h"
+#include "../common/frontend.h"
 #include "../common/linear.h"
 
 namespace xecg {
@@ -17,6 +18,9 @@ struct KernelTable {
     int64_t (*conv1d_blocks)(const Conv1dShape&);
     void (*linear)(const Linear&, int64_t, int64_t);
     int64_t (*linear_tasks)(const Linear&);
+    void (*frontend)(const Frontend&, int64_t, int64_t, float*);
+    int64_t (*frontend_tasks)(const Frontend&);
+    int64_t (*frontend_scratch)(const Frontend&);
 };
 
 // The fastest level that this machine runs and XECG_CPU_ISA (base | avx2 | avx512) allows. Chosen once.

@@ -16,7 +16,7 @@ SOURCES = sorted(p for package in ("xecg", "benchecg") for p in (ROOT / package)
 MAY_IMPORT = {
     "errors": set(),
     "ops": {"ops"},
-    "signal": {"ops", "signal", "io"},
+    "signal": {"ops", "signal", "io", "_cpu"},
     "io": {"io", "signal"},
     "model": {"ops", "signal", "io", "model"},
     "stream": {"ops", "signal", "io", "model", "stream"},

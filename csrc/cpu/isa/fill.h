@@ -1,6 +1,7 @@
 // Instantiates every body for the ISA level that the including unit names in XECG_ISA, and fills its table.
 #pragma once
 #include "../conv1d.h"
+#include "../frontend.h"
 #include "../linear.h"
 #include "../table.h"
 
@@ -11,7 +12,8 @@ namespace xecg::XECG_ISA {
 
 extern const KernelTable table;
 const KernelTable table = {
-    XECG_NAME(XECG_ISA), W, conv1d_forward, conv1d_backward, conv1d_blocks, linear, linear_tasks,
+    XECG_NAME(XECG_ISA), W,        conv1d_forward, conv1d_backward,  conv1d_blocks, linear,
+    linear_tasks,        frontend, frontend_tasks, frontend_scratch,
 };
 
 }  // namespace xecg::XECG_ISA

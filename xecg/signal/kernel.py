@@ -1,0 +1,110 @@
+"""The compiled form of the offline front end: filters, resampling and z-score of whole records in one pass over each row.
+
+float32 inside, in a form that keeps the slowest corner (csrc/common/frontend.h has the equations); against the float64 definition in
+`xecg.signal.arrays`: at least 95 dB, 2e-4 z-units. A row's bits do not depend on the others. Serves records without missing samples;
+whatever it does not serve goes through the definition.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from xecg.signal.plan import FLAT_STD_MV, Plan
+
+__all__ = ["run", "serves"]
+
+_MAX_SECTIONS = 6  # csrc/cpu/frontend.h
+_MAX_SAMPLES = 1 << 20  # scratch of 64 MiB a thread
+
+
+@lru_cache(maxsize=1)
+def _native() -> ModuleType | None:
+    if os.environ.get("XECG_BACKEND") == "reference":
+        return None
+    try:
+        return import_module("xecg._cpu")
+    except ImportError:
+        return None
+
+
+class _Numbers(NamedTuple):
+    sections: np.ndarray
+    pads: np.ndarray
+    coefficients: np.ndarray
+    steady: np.ndarray
+    dc: float
+    fir: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _numbers(plan: Plan) -> _Numbers:
+    from scipy import signal
+
+    coefficients, steady, pads, dc = [], [], [], 1.0
+    for sos in plan.stages:
+        trivial = min((sos[:, 2] == 0).sum(), (sos[:, 5] == 0).sum())
+        pads.append(3 * (2 * len(sos) + 1 - trivial))  # the default edge extension of sosfiltfilt
+        b0, b1, b2, _, a1, a2 = sos.T
+        coefficients.append(np.stack([b0, 2 * b0 + b1, b0 + b1 + b2, 2 + a1, 1 + a1 + a2], 1))
+        z = signal.sosfilt_zi(sos)
+        steady.append(np.stack([z[:, 0], z[:, 0] + z[:, 1]], 1))
+        gain = float(np.prod(sos[:, :3].sum(1) / sos[:, 3:].sum(1)))
+        dc *= gain * gain
+    c, s = (np.concatenate(a).astype(np.float32) if a else np.zeros((0, 2), np.float32) for a in (coefficients, steady))
+    fir = np.zeros((0, 0), np.float32) if plan.taps is None else np.ascontiguousarray(plan.taps, np.float32)
+    sections = np.array([len(sos) for sos in plan.stages], np.int32)
+    return _Numbers(sections, np.array(pads, np.int32), c, s, dc if abs(dc) > 1e-12 else 0.0, fir)
+
+
+def serves(plan: Plan, n: int) -> bool:
+    """Whether the kernel is built and can run this plan on rows of n samples."""
+    spec = plan.spec
+    return (
+        _native() is not None
+        and not plan.causal
+        and plan.resample in ("none", "poly")
+        and not spec.normalise_first
+        and spec.normalise in ("none", "zscore")
+        and all(len(sos) <= _MAX_SECTIONS for sos in plan.stages)
+        and 0 < n <= _MAX_SAMPLES
+        and n > max(_numbers(plan).pads, default=0)
+    )
+
+
+def run(
+    plan: Plan,
+    x: np.ndarray,
+    starts: np.ndarray,
+    n: int,
+    out: np.ndarray,
+    out_starts: np.ndarray,
+    *,
+    scale: np.ndarray | None = None,
+    baseline: np.ndarray | None = None,
+) -> np.ndarray:
+    """Rows x.flat[starts[r] : starts[r] + n] → out.flat[out_starts[r] : …]; returns which rows are flat (bool, one a row).
+
+    x: C-contiguous float32 mV, or int16 counts with scale (mV per count) and baseline (counts), float32, one a row. out: C-contiguous
+    float32. starts, out_starts: int64. A row with a sample that is not finite comes out with some that are not finite.
+    """
+    native = _native()
+    assert native is not None
+    numbers = _numbers(plan)
+    flat = np.zeros(len(starts), np.uint8)
+    up, taps = (0, 0) if plan.resample == "none" else (plan.up, numbers.fir.shape[1])
+
+    def at(a: np.ndarray | None) -> int:
+        return 0 if a is None else a.ctypes.data
+
+    native.frontend(
+        len(starts), n, plan.output_length(n), at(x), at(starts), x.dtype == np.int16, at(scale), at(baseline), len(plan.stages),
+        at(numbers.sections), at(numbers.pads), at(numbers.coefficients), at(numbers.steady), numbers.dc, up, plan.down, plan.half,
+        taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(flat),
+    )  # fmt: skip
+    return flat.astype(bool)
