@@ -30,6 +30,13 @@ test: venv
 test-full: venv
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "not oracle and not gpu"
 
+ORACLES := .venv-oracles
+test-oracles:
+	@test -e $(ORACLES)/.ready || { $(PYTHON) -m venv $(ORACLES) && \
+	  $(ORACLES)/bin/python -m pip install -q $(CONSTRAIN) torch numpy scipy safetensors xlstm==2.0.6 mlstm_kernels==2.0.6 pytest && \
+	  touch $(ORACLES)/.ready; }
+	@$(ORACLES)/bin/python -m pytest -m oracle tests/oracles -s
+
 bench bench-cpu: venv
 	@$(PY) -m bench cpu --json bench/results/cpu.json
 

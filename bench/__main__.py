@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-TABLES = ("cpu",)
-
 
 @click.group()
 def main() -> None:
@@ -47,6 +45,15 @@ def check(file: Path) -> None:
     for row in missed:
         click.echo(_line(row))
     raise SystemExit(1 if missed else 0)
+
+
+@main.command()
+def readme() -> None:
+    """Write the tables of README from the JSON under bench/results."""
+    from bench.readme import README, rendered
+    from xecg.io.atomic import write_text
+
+    write_text(README, rendered(README.read_text()))
 
 
 def _line(row: dict) -> str:

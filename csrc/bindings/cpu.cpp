@@ -76,13 +76,45 @@ void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths
 
 constexpr int64_t linear_grain = 1 << 18;  // multiply-adds
 
-void linear(int64_t rows, int64_t N, int64_t K, Address x, int64_t x_r, Address weight, Address bias, Address y, int64_t y_r) {
-    const Linear a{rows, N, K, at<const float>(x), x_r, at<const float>(weight), at<const float>(bias), at<float>(y), y_r};
+void linear(int64_t rows, int64_t groups, int64_t N, int64_t K, Address x, int64_t x_r, int64_t x_g, Address weight, Address bias,
+            Address y, int64_t y_r, int64_t y_g) {
+    const Linear a{rows,         groups, N,  K, at<const float>(x), x_r, x_g, at<const float>(weight), at<const float>(bias),
+                   at<float>(y), y_r,    y_g};
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
     const int64_t tasks = k.linear_tasks(a);
-    const int64_t grain = 1 + linear_grain * tasks / (rows * N * K + 1);
+    const int64_t grain = 1 + linear_grain * tasks / (rows * groups * N * K + 1);
     parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.linear(a, lo, hi); });
+}
+
+constexpr int64_t gated_grain = 1 << 14;  // elements
+
+void gated_forward(int64_t rows, int64_t n, bool gelu, int dtype, Address a, int64_t a_r, Address b, int64_t b_r, Address y) {
+    const Gated g{rows,    n, gelu,    DType(dtype), at<const void>(a), a_r, at<const void>(b), b_r, at<void>(y),
+                  nullptr, 0, nullptr, nullptr};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    parallel_for(rows, 1 + gated_grain / (n + 1), [&](int64_t lo, int64_t hi) { k.gated_forward(g, lo, hi); });
+}
+
+void gated_backward(int64_t rows, int64_t n, bool gelu, int dtype, Address a, int64_t a_r, Address b, int64_t b_r, Address dy,
+                    int64_t dy_r, Address da, Address db) {
+    const Gated g{rows,
+                  n,
+                  gelu,
+                  DType(dtype),
+                  at<const void>(a),
+                  a_r,
+                  at<const void>(b),
+                  b_r,
+                  nullptr,
+                  at<const void>(dy),
+                  dy_r,
+                  at<void>(da),
+                  at<void>(db)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    parallel_for(rows, 1 + gated_grain / (n + 1), [&](int64_t lo, int64_t hi) { k.gated_backward(g, lo, hi); });
 }
 
 // Scratch of the calling thread, kept between calls.
@@ -138,5 +170,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("conv1d_forward", &conv1d_forward);
     m.def("conv1d_backward", &conv1d_backward);
     m.def("linear", &linear);
+    m.def("gated_forward", &gated_forward);
+    m.def("gated_backward", &gated_backward);
     m.def("frontend", &frontend);
 }

@@ -44,14 +44,25 @@ inline void linear_rows(const Linear& a, int64_t row, int64_t first, int64_t las
     for (; n < last; ++n) linear_tile<R, 1>(a, row, n);
 }
 
-inline int64_t linear_tasks(const Linear& a) { return (a.N + linear_task_outputs - 1) / linear_task_outputs; }
+inline int64_t linear_tasks(const Linear& a) { return a.groups * ((a.N + linear_task_outputs - 1) / linear_task_outputs); }
+
+inline Linear linear_group(const Linear& a, int64_t g) {
+    Linear one = a;
+    one.x += g * a.x_g;
+    one.weight += g * a.N * a.K;
+    if (a.bias) one.bias += g * a.N;
+    one.y += g * a.y_g;
+    return one;
+}
 
 inline void linear(const Linear& a, int64_t begin, int64_t end) {
+    const int64_t tiles = linear_tasks(a) / max_of(1, a.groups);
     for (int64_t task = begin; task < end; ++task) {
-        const int64_t first = task * linear_task_outputs, last = min_of(a.N, first + linear_task_outputs);
+        const Linear one = linear_group(a, task / tiles);
+        const int64_t first = task % tiles * linear_task_outputs, last = min_of(a.N, first + linear_task_outputs);
         int64_t row = 0;
-        for (; row + 4 <= a.rows; row += 4) linear_rows<4>(a, row, first, last);
-        for (; row < a.rows; ++row) linear_rows<1>(a, row, first, last);
+        for (; row + 4 <= a.rows; row += 4) linear_rows<4>(one, row, first, last);
+        for (; row < a.rows; ++row) linear_rows<1>(one, row, first, last);
     }
 }
 

@@ -34,6 +34,33 @@ inline vec silu_slope(vec x) {
     return s * fma(x, set1(1.0f) - s, set1(1.0f));
 }
 
+// Normal distribution function by the Chebyshev form of erfc in Press et al., Numerical Recipes, section 6.2 (relative
+// error 1.2e-7): Phi(x) = erfc(-x / sqrt 2) / 2, computed for -|x| and reflected.
+inline vec normal_cdf(vec x) {
+    const vec z = abs(x) * set1(0.70710678118654752f);
+    const vec t = set1(1.0f) / fma(set1(0.5f), z, set1(1.0f));
+    vec p = set1(0.17087277f);
+    p = fma(p, t, set1(-0.82215223f));
+    p = fma(p, t, set1(1.48851587f));
+    p = fma(p, t, set1(-1.13520398f));
+    p = fma(p, t, set1(0.27886807f));
+    p = fma(p, t, set1(-0.18628806f));
+    p = fma(p, t, set1(0.09678418f));
+    p = fma(p, t, set1(0.37409196f));
+    p = fma(p, t, set1(1.00002368f));
+    p = fma(p, t, set1(-1.26551223f));
+    const vec tail = set1(0.5f) * t * exp(fma(zero() - z, z, p));
+    return select(less(x, zero()), tail, set1(1.0f) - tail);
+}
+
+inline vec gelu(vec x) { return x * normal_cdf(x); }
+
+// d gelu / dx = Phi(x) + x phi(x)
+inline vec gelu_slope(vec x) {
+    const vec density = set1(0.39894228040143268f) * exp(set1(-0.5f) * x * x);
+    return fma(x, density, normal_cdf(x));
+}
+
 // log(1 + u) for 0 <= u <= 1 as 2 atanh(s), s = u / (2 + u) <= 1/3: the series to s^17 leaves 1e-9.
 inline vec log1p_unit(vec u) {
     vec s = u / (set1(2.0f) + u);

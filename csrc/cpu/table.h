@@ -5,6 +5,7 @@
 
 #include "../common/conv1d.h"
 #include "../common/frontend.h"
+#include "../common/gated.h"
 #include "../common/linear.h"
 
 namespace xecg {
@@ -18,6 +19,8 @@ struct KernelTable {
     int64_t (*conv1d_blocks)(const Conv1dShape&);
     void (*linear)(const Linear&, int64_t, int64_t);
     int64_t (*linear_tasks)(const Linear&);
+    void (*gated_forward)(const Gated&, int64_t, int64_t);
+    void (*gated_backward)(const Gated&, int64_t, int64_t);
     void (*frontend)(const Frontend&, int64_t, int64_t, float*);
     int64_t (*frontend_tasks)(const Frontend&);
     int64_t (*frontend_scratch)(const Frontend&);

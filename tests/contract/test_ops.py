@@ -21,6 +21,7 @@ SIGNATURES = {
     "causal_conv1d_step": "(x, weight, bias, state, *, activation=None)",
     "causal_conv1d_step_": "(x, weight, bias, state, *, activation=None, out=None)",
     "linear": "(x, weight, bias=None)",
+    "gated": "(a, b, *, activation)",
     "use_backend": "(name)",
 }
 

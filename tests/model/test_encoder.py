@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,7 +9,6 @@ from torch import Tensor
 from tests.tolerances import MODEL_FLOAT32, STREAM, error
 from xecg.errors import ShapeError, XECGError
 from xecg.model import XECG, XECGConfig
-from xecg.model.blocks import _steadily
 from xecg.signal.spec import SignalSpec
 
 PATCH = 25
@@ -156,22 +153,6 @@ def test_in_place_steps_have_the_same_bits() -> None:
         token, state = model.step(x, state)
         assert torch.equal(model.step_(x, own), token)
         assert all(torch.equal(own[name], state[name]) for name in own)
-
-
-@pytest.mark.parametrize("function", [torch.nn.functional.silu, torch.nn.functional.gelu])
-def test_activations_of_steps_do_not_depend_on_place_or_threads(function: Callable[[Tensor], Tensor]) -> None:
-    x = 3 * torch.randn(1003, 200)
-    expected = _steadily(function, x)
-    assert error(expected, function(x)) < MODEL_FLOAT32
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 5):
-            torch.set_num_threads(count)
-            assert torch.equal(_steadily(function, x), expected)
-            for row in range(0, 1003, 17):
-                assert torch.equal(_steadily(function, x[row : row + 1, 1:]), expected[row : row + 1, 1:])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_state_size_is_the_stated_one() -> None:

@@ -80,37 +80,23 @@ def _blockwise(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(rows, wide.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], N * O)
 
 
-def _blockwise_by_row(x: Tensor, weight: Tensor) -> Tensor:
-    """The same, for steps: multiplications and additions apart, so that a row's bits depend on nothing but the row."""
-    parts = x.unflatten(-1, (weight.shape[0], weight.shape[2]))
-    out = parts[..., 0:1] * weight[..., 0]
-    for column in range(1, weight.shape[2]):
-        out = out + parts[..., column : column + 1] * weight[..., column]
-    return out.flatten(-2)
-
-
-def _steadily(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function(x)`, element-wise, for steps: an element's bits do not depend on its place.
-
-    On a CPU, torch computes the last few elements of a loop or of a thread's share by other code than the rest, and SiLU
-    and GELU then differ in the last bit. Here every piece is whole vectors (64 elements) and one thread's work.
-    """
-    if x.is_cuda:
-        return function(x)
-    flat = F.pad(x.reshape(-1), (0, -x.numel() % 64))
-    return torch.cat([function(piece) for piece in flat.split(8192)])[: x.numel()].view(x.shape)
+def _by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., H, K), weight (H, N, K) → (..., H, N), one matrix product a head."""
+    return torch.stack([F.linear(part, w) for part, w in zip(x.unbind(-2), weight)], -2)
 
 
 class _Maths(NamedTuple):
     """How a block computes: fastest for sequences, each row independent of the others, to the bit, for steps."""
 
     linear: Callable[..., Tensor]
+    by_head: Callable[[Tensor, Tensor], Tensor]
     blockwise: Callable[[Tensor, Tensor], Tensor]
-    pointwise: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
-_SEQUENCE = _Maths(F.linear, _blockwise, lambda function, x: function(x))
-_STEP = _Maths(ops.linear, _blockwise_by_row, _steadily)
+_SEQUENCE = _Maths(F.linear, _by_head, _blockwise)
+_STEP = _Maths(
+    ops.linear, ops.linear, lambda x, w: ops.linear(x.unflatten(-1, (w.shape[0], w.shape[2])), w).flatten(-2)
+)
 
 
 class MLSTMBlock(nn.Module):
@@ -144,20 +130,20 @@ class MLSTMBlock(nn.Module):
         u, z = F.linear(self.norm(x), self.up).chunk(2, -1)
         a = self._conv(ops.causal_conv1d, u, lengths=lengths, reverse=self.reverse)
         h: Any = ops.mlstm(*self._cell_inputs(a, u, _SEQUENCE), lengths=lengths, reverse=self.reverse)
-        return x + F.linear(self._gated(h, a, z, _SEQUENCE), self.down)
+        return x + F.linear(self._gated(h, a, z), self.down)
 
     def resume(self, x: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         u, z = F.linear(self.norm(x), self.up).chunk(2, -1)
         way: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse, "return_state": True}
         a, conv = self._conv(ops.causal_conv1d, u, initial_state=state["conv"], **way)
         h, cell = ops.mlstm(*self._cell_inputs(a, u, _SEQUENCE), initial_state=self._cell(state), **way)
-        return x + F.linear(self._gated(h, a, z, _SEQUENCE), self.down), {"conv": conv, **cell._asdict()}
+        return x + F.linear(self._gated(h, a, z), self.down), {"conv": conv, **cell._asdict()}
 
     def step_(self, x: Tensor, state: State) -> Tensor:
         u, z = ops.linear(self.norm(x), self.up).chunk(2, -1)
         a = self._conv(ops.causal_conv1d_step_, u, state=state["conv"])
         h = ops.mlstm_step_(*self._cell_inputs(a, u, _STEP), self._cell(state))
-        return x + ops.linear(self._gated(h, a, z, _STEP), self.down)
+        return x + ops.linear(self._gated(h, a, z), self.down)
 
     @staticmethod
     def _cell(state: State) -> ops.MLSTMState:
@@ -175,8 +161,8 @@ class MLSTMBlock(nn.Module):
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         return q, k, v, *gates.chunk(2, -1)
 
-    def _gated(self, h: Tensor, a: Tensor, z: Tensor, maths: _Maths) -> Tensor:
-        return (self.headnorm(h) + self.skip * a) * maths.pointwise(F.silu, z)
+    def _gated(self, h: Tensor, a: Tensor, z: Tensor) -> Tensor:
+        return ops.gated(z, self.headnorm(h) + self.skip * a, activation="silu")
 
 
 class SLSTMBlock(nn.Module):
@@ -235,9 +221,8 @@ class SLSTMBlock(nn.Module):
         H = self.in_i.shape[0]
         a, y = a.unflatten(-1, (H, -1)), y.unflatten(-1, (H, -1))
         sources = ((a, self.in_i), (a, self.in_f), (y, self.in_z), (y, self.in_o))
-        rows = [maths.linear(x[..., head, :], weight[head]) for x, weight in sources for head in range(H)]
-        return torch.stack(rows, -2).unflatten(-2, (4, H))
+        return torch.stack([maths.by_head(x, weight) for x, weight in sources], -3)
 
     def _feed_forward(self, y: Tensor, maths: _Maths) -> Tensor:
         g, u = maths.linear(self.ffn_norm(y), self.ffn_up).chunk(2, -1)
-        return y + maths.linear(maths.pointwise(F.gelu, g) * u, self.ffn_down)
+        return y + maths.linear(ops.gated(g, u, activation="gelu"), self.ffn_down)

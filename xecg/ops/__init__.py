@@ -2,6 +2,7 @@
 
 from xecg.ops._dispatch import backends, use_backend
 from xecg.ops.conv1d import causal_conv1d, causal_conv1d_step, causal_conv1d_step_
+from xecg.ops.gated import gated
 from xecg.ops.linear import linear
 from xecg.ops.mlstm import MLSTMState, mlstm, mlstm_step, mlstm_step_
 from xecg.ops.slstm import SLSTMState, slstm, slstm_step, slstm_step_
@@ -13,6 +14,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
     "causal_conv1d_step_",
+    "gated",
     "linear",
     "mlstm",
     "mlstm_step",

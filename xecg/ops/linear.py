@@ -23,20 +23,25 @@ _OP = "linear"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (…, K) float32 or float64, weight (N, K), bias (N,), all of one type → (…, N).
+    """x (…, K), weight (N, K), bias (N,) → (…, N); or block-diagonal: x (…, G, K), weight (G, N, K), bias (G, N) → (…, G, N).
 
-    Differentiable; the gradient uses ordinary matrix products. Raises ShapeError for a wrong size, type, device or layout.
+    float32 or float64, all of one type. Differentiable; the gradient uses ordinary matrix products. Raises ShapeError for a wrong
+    size, type, device or layout.
     """
-    _check.tensor(_OP, "weight", weight, "(N, K)", (torch.float32, torch.float64))
-    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        _check.fail(_OP, "x", f"of shape {tuple(x.shape)}", f"(…, K) with K = {weight.shape[1]}")
+    grouped = weight.dim() == 3
+    _check.tensor(_OP, "weight", weight, "(G, N, K)" if grouped else "(N, K)", (torch.float32, torch.float64))
+    tail = (weight.shape[0], weight.shape[2]) if grouped else (weight.shape[1],)
+    if tuple(x.shape[-len(tail) :]) != tail:
+        _check.fail(_OP, "x", f"of shape {tuple(x.shape)}", f"(…, {'G, ' if grouped else ''}K) ending in {tail}")
     for name, t in (("x", x), ("bias", bias)):
         if t is not None and (t.dtype != weight.dtype or t.device != weight.device):
             _check.fail(_OP, name, f"{t.dtype} on {t.device}", f"{weight.dtype} on {weight.device}, like weight")
     if bias is not None:
-        _check.like(_OP, "bias", bias, (weight.shape[0],), "(N,)", weight)
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    return torch.ops.xecg.linear(rows, weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+        _check.like(_OP, "bias", bias, tuple(weight.shape[:-1]), "weight's shape without K", weight)
+    lead = x.shape[: x.dim() - len(tail)]
+    rows = x.reshape(math.prod(lead), weight.shape[0] if grouped else 1, weight.shape[-1])
+    w, b = (weight, bias) if grouped else (weight[None], None if bias is None else bias[None])
+    return torch.ops.xecg.linear(rows, w, b).reshape(*lead, *weight.shape[:-1])
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -44,15 +49,17 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]))
+    return x.new_empty((x.shape[0], weight.shape[0], weight.shape[1]))
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return dy @ weight, dy.t() @ x, dy.sum(0)
+    by_group = dy.transpose(0, 1)  # (G, rows, N)
+    dx = torch.bmm(by_group, weight).transpose(0, 1).contiguous()
+    return dx, torch.bmm(by_group.mT, x.transpose(0, 1)), dy.sum(0)
 
 
 def _backward_fake(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(tuple(x.shape)), weight.new_empty(tuple(weight.shape)), weight.new_empty(weight.shape[0])
+    return x.new_empty(tuple(x.shape)), weight.new_empty(tuple(weight.shape)), weight.new_empty(tuple(weight.shape[:2]))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

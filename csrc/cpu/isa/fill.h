@@ -2,6 +2,7 @@
 #pragma once
 #include "../conv1d.h"
 #include "../frontend.h"
+#include "../gated.h"
 #include "../linear.h"
 #include "../table.h"
 
@@ -12,8 +13,8 @@ namespace xecg::XECG_ISA {
 
 extern const KernelTable table;
 const KernelTable table = {
-    XECG_NAME(XECG_ISA), W,        conv1d_forward, conv1d_backward,  conv1d_blocks, linear,
-    linear_tasks,        frontend, frontend_tasks, frontend_scratch,
+    XECG_NAME(XECG_ISA), W,        conv1d_forward, conv1d_backward,  conv1d_blocks, linear, linear_tasks, gated_forward,
+    gated_backward,      frontend, frontend_tasks, frontend_scratch,
 };
 
 }  // namespace xecg::XECG_ISA

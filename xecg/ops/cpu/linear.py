@@ -21,9 +21,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x = x if x.stride(-1) == 1 else x.contiguous()
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    y = torch.empty((x.shape[0], weight.shape[0]), dtype=torch.float32)
+    G, N, K = weight.shape
+    y = torch.empty((x.shape[0], G, N), dtype=torch.float32)
     native().linear(
-        x.shape[0], weight.shape[0], weight.shape[1], address(x), x.stride(0), address(weight), address(bias), address(y),
-        weight.shape[0],
-    )  # fmt: skip
+        x.shape[0], G, N, K, address(x), x.stride(0), x.stride(1), address(weight), address(bias), address(y), G * N, N
+    )
     return y

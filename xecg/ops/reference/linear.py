@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 __all__ = ["forward"]
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (rows, K) → (rows, N)."""
-    return linear(x, weight, bias)
+    """x (rows, G, K), weight (G, N, K), bias (G, N) → (rows, G, N)."""
+    y = torch.bmm(x.transpose(0, 1), weight.mT).transpose(0, 1)
+    return y.contiguous() if bias is None else y + bias

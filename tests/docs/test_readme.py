@@ -1,0 +1,46 @@
+"""README is true: its figures are those of the result files, its Python runs, the names it gives exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.readme import README, rendered
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_figures_are_those_of_the_result_files() -> None:
+    text = README.read_text()
+    assert rendered(text) == text, "run `python -m bench readme`"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ARCHITECTURE.md", "docs/ADDING_AN_OP.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    for name in re.findall(
+        r"`((?:docs|csrc|xecg|benchecg|bench|tests|examples|requirements)/[\w./-]+)`", (ROOT / page).read_text()
+    ):
+        assert (ROOT / name).exists() or name in ("bench/results/cpu.json",), f"{page} names {name}"
+
+
+def test_the_ten_lines_run() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert tuple(names["tokens"].shape) == (1, 40, 128)
+    assert tuple(names["vector"].shape) == (1, 128)
+
+
+def test_make_targets_that_readme_names_exist() -> None:
+    made = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([\w-]+)`", README.read_text()):
+        assert re.search(rf"^[\w -]*\b{target}\b[\w -]*:", made, re.MULTILINE), target
+
+
+def test_nothing_speaks_of_a_machine_or_an_index() -> None:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]:
+        text = path.read_text()
+        assert not re.search(r"/(home|root|work|Users)/\w", text), path
+        assert "index-url" not in text and "pypi-more" not in text, path
