@@ -127,7 +127,7 @@ float* thread_scratch(int64_t floats) {
 void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool counts, Address mv_per_count, Address baseline,
               int stages, Address stage_sections, Address stage_pad, Address coefficients, Address steady, float dc, int64_t up,
               int64_t down, int64_t half, int64_t taps, Address fir, bool zscore, float flat_std, Address y, Address y_at,
-              Address flat) {
+              Address state) {
     const Frontend a{rows,
                      n,
                      m,
@@ -151,7 +151,7 @@ void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool 
                      flat_std,
                      at<float>(y),
                      at<const int64_t>(y_at),
-                     at<uint8_t>(flat)};
+                     at<uint8_t>(state)};
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
     const int64_t scratch = k.frontend_scratch(a);

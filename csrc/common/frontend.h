@@ -26,10 +26,10 @@ struct Frontend {
     int64_t up, down, half, taps;  // up = 0: no resampling, m = n
     const float* fir;              // (up, taps)
     bool zscore;
-    float flat_std;  // mV; below it a row is flat: y = 0, flat = 1
+    float flat_std;  // mV; below it a row is flat: y = 0
     float* y;
     const int64_t* y_at;  // (rows)
-    uint8_t* flat;        // (rows)
+    uint8_t* state;       // (rows) 0 good, 1 flat, 2 with samples that are not finite
 };
 
 }  // namespace xecg

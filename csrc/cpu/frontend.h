@@ -10,13 +10,6 @@
 
 namespace xecg::XECG_ISA {
 
-// 16-bit counts of one row as float lanes.
-inline vec load_counts(const int16_t* p, int64_t n) {
-    float t[W] = {};
-    for (int64_t k = 0; k < n; ++k) t[k] = float(p[k]);
-    return load(t);
-}
-
 inline int64_t frontend_pad(const Frontend& a) {
     int64_t pad = 0;
     for (int s = 0; s < a.stages; ++s) pad = max_of(pad, a.stage_pad[s]);
@@ -52,7 +45,7 @@ inline vec frontend_read(const Frontend& a, int64_t first, int64_t lanes_used, f
             if (l >= lanes_used)
                 block[l] = zero();
             else if (a.counts)
-                block[l] = load_counts(static_cast<const int16_t*>(a.x) + a.x_at[first + l] + t, n);
+                block[l] = load_n(static_cast<const int16_t*>(a.x) + a.x_at[first + l] + t, n);
             else
                 block[l] = load_n(static_cast<const float*>(a.x) + a.x_at[first + l] + t, n);
         }
@@ -159,14 +152,20 @@ inline vec frontend_normalise(const Frontend& a, float* y) {
     return select(flat, set1(1.0f), zero());
 }
 
-inline void frontend_write(const Frontend& a, int64_t first, int64_t lanes_used, const float* y) {
+// Writes the rows out and returns, lane by lane, NaN where a sample was not finite (x - x is 0 or NaN), else 0.
+inline vec frontend_write(const Frontend& a, int64_t first, int64_t lanes_used, const float* y) {
+    vec trace = zero();
     for (int64_t t = 0; t < a.m; t += W) {
         const int64_t n = min_of(W, a.m - t);
         vec block[W];
-        for (int k = 0; k < W; ++k) block[k] = k < n ? load(y + (t + k) * W) : zero();
+        for (int k = 0; k < W; ++k) {
+            block[k] = k < n ? load(y + (t + k) * W) : zero();
+            trace = trace + (block[k] - block[k]);
+        }
         transpose(block);
         for (int64_t l = 0; l < lanes_used; ++l) store_n(a.y + a.y_at[first + l] + t, block[l], n);
     }
+    return trace;
 }
 
 inline void frontend(const Frontend& a, int64_t begin, int64_t end, float* scratch) {
@@ -186,8 +185,9 @@ inline void frontend(const Frontend& a, int64_t begin, int64_t end, float* scrat
         if (a.up) frontend_resample(a, buffer, sampled);
         float flat[W] = {};
         if (a.zscore) store(flat, frontend_normalise(a, sampled));
-        for (int64_t l = 0; l < used; ++l) a.flat[first + l] = flat[l] != 0.0f;
-        frontend_write(a, first, used, sampled);
+        float trace[W];
+        store(trace, frontend_write(a, first, used, sampled));
+        for (int64_t l = 0; l < used; ++l) a.state[first + l] = trace[l] != trace[l] ? 2 : flat[l] != 0.0f;
     }
 }
 

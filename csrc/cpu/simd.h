@@ -58,6 +58,9 @@ inline __m256i narrow(vec a) {
     rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
+inline vec load_n(const int16_t* p, int64_t n) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(lanes(n), p)))};
+}
 inline void store(bf16* p, vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a)); }
 inline void store_n(bf16* p, vec a, int64_t n) { _mm256_mask_storeu_epi16(p, lanes(n), narrow(a)); }
 inline vec operator+(vec a, vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -146,6 +149,11 @@ inline __m128i narrow(vec a) {
     __m256i high = _mm256_srli_epi32(rounded, 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
 }
+inline vec load_n(const int16_t* p, int64_t n) {
+    int16_t t[W] = {};
+    std::memcpy(t, p, size_t(n) * sizeof(int16_t));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(t))))};
+}
 inline void store(bf16* p, vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow(a)); }
 inline void store_n(bf16* p, vec a, int64_t n) {
     bf16 t[W];
@@ -231,6 +239,11 @@ inline vec load_n(const bf16* p, int64_t n) {
     return load(t);
 }
 inline vec load(const bf16* p) { return load_n(p, W); }
+inline vec load_n(const int16_t* p, int64_t n) {
+    float t[W] = {};
+    for (int64_t k = 0; k < n; ++k) t[k] = float(p[k]);
+    return load(t);
+}
 inline void store_n(bf16* p, vec a, int64_t n) {
     for (int64_t k = 0; k < n; ++k) {
         float f = a.v[k];

@@ -8,7 +8,7 @@ from scipy import signal as sp
 
 from tests.tolerances import FRONTEND_Z
 from xecg.errors import ShapeError, SpecError
-from xecg.signal import PRESETS, STANDARD_LEADS, ECGFrontend, FilterSpec, Recording, SignalSpec, preprocess
+from xecg.signal import PRESETS, STANDARD_LEADS, ECGFrontend, FilterSpec, Recording, SignalSpec, kernel, preprocess
 from xecg.signal.plan import make_plan
 
 TOL_ORACLE = 1e-6  # float32 output against values of scipy 1.17 in float64
@@ -17,6 +17,13 @@ TOL_ZSCORE_INVARIANCE = 1e-4
 TOL_TIME_REVERSAL = 1e-5
 BAND = (FilterSpec("bandpass", 3, 0.5, 40.0),)
 CLINICAL = (FilterSpec("bandpass", 2, 0.05, 150.0),)
+
+
+@pytest.fixture(params=["compiled", "definition"], autouse=True)
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with the compiled kernel where it serves the call, and with the numpy definition alone."""
+    if request.param == "definition":
+        monkeypatch.setattr(kernel, "serves", lambda *_: False)
 
 
 def wave(rate: float, seconds: float = 10.0) -> np.ndarray:
@@ -37,7 +44,8 @@ def plain(**kwargs: object) -> SignalSpec:
 
 POLY, FFT = plain(rate=100.0, resample="poly"), plain(rate=100.0, resample="fft")
 NOTCH = (FilterSpec("notch", low_hz=50.0, q=30.0),)
-# name: (spec, input rate, initial state, (n, sum, l2, first, middle, last)); values: scipy 1.17.1 in float64, input `wave(rate)`
+# name: (spec, input rate, initial state, (n, sum, l2, first, middle, last)); values: scipy 1.17.1 in float64, input
+# `wave(rate)`
 ORACLES = {
     "poly 500": (POLY, 500, "step", (1000, 549.756898550, 25.757531882, 0.305824129, 0.623883591, 0.774622840)),
     "fft 500": (FFT, 500, "step", (1000, 549.950000000, 25.757802890, 0.573830052, 0.623830052, 0.716767611)),
@@ -53,7 +61,8 @@ ORACLES = {
         plain(filters=CLINICAL), 500, "step", (5000, 106.711258281, 43.829907182, 0.192461148, 0.160607950, -0.375693245),
     ),
     "clinical 1000 causal": (
-        plain(filters=CLINICAL, phase="causal"), 1000, "zero", (10000, 484.947502937, 60.904095391, 0.048991933, 0.066728534, -0.016217207),
+        plain(filters=CLINICAL, phase="causal"), 1000, "zero",
+        (10000, 484.947502937, 60.904095391, 0.048991933, 0.066728534, -0.016217207),
     ),
     "band 360": (plain(filters=BAND), 360, "step", (3600, 21.835914408, 35.459245187, -0.032825570, 0.074173762, -0.172872146)),
     "band 257": (plain(filters=BAND), 257, "step", (2570, 13.939698108, 29.791640514, 0.004771191, 0.074040496, 0.010343570)),

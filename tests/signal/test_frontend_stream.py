@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from xecg.signal import ECGFrontend, FilterSpec, FrontendStream, ModelInput, Sig
 
 LEADS = ("I", "II", "V1", "V5")
 BAND = (FilterSpec("bandpass", 3, 0.5, 40.0),)
-SPECS = {
+SPECS: dict[str, SignalSpec | str] = {
     "causal": "causal",
     "filter only": SignalSpec(rate=None, filters=BAND, phase="causal", resample="none"),
     "resample only": SignalSpec(phase="causal"),
@@ -47,7 +48,7 @@ def holed(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def in_chunks(stream: FrontendStream, slot: int, x: np.ndarray, mask: np.ndarray, cuts: list[int]) -> ModelInput:
     edges = [0, *sorted(min(c, x.shape[1]) for c in cuts), x.shape[1]]
-    parts = [stream.push(slot, x[:, a:b], mask=mask[:, a:b]) for a, b in zip(edges, edges[1:])]
+    parts = [stream.push(slot, x[:, a:b], mask=mask[:, a:b]) for a, b in pairwise(edges)]
     parts.append(stream.flush(slot))
     return ModelInput(*(np.concatenate(p, axis=-1) for p in zip(*parts)))
 
@@ -119,6 +120,19 @@ def test_samples_wait_only_while_a_short_gap_is_open() -> None:
     assert stream.push(0, x, mask=one).x.shape[1] == 60
     out = stream.push(0, x, mask=missing)  # now 140 samples in lead V1, but 100 in the others: all decided as long
     assert out.x.shape[1] == 140
+
+
+@pytest.mark.parametrize("start", [0, 100])
+def test_short_gap_cut_by_a_companion_leads_gap_is_one_line(start: int) -> None:
+    front = ECGFrontend(SPECS["filter only"], in_rate=500, leads=LEADS)
+    x = noise(24, 4, 400)
+    mask = np.ones_like(x, dtype=bool)
+    mask[0, start : start + 40], mask[1, start + 20 : start + 65] = False, False
+    stream = front.stream()
+    head = stream.push(0, x[:, : start + 50], mask=mask[:, : start + 50])
+    assert head.x.shape[1] == start + 20  # lead II's gap is open, lead I's is decided but half of it has to wait
+    tail = [stream.push(0, x[:, start + 50 :], mask=mask[:, start + 50 :]), stream.flush(0)]
+    same_bits(ModelInput(*(np.concatenate(p, axis=-1) for p in zip(head, *tail))), front.apply(x, mask=mask))
 
 
 def test_gap_given_by_start_is_a_masked_gap() -> None:

@@ -9,23 +9,27 @@ import numpy as np
 import pytest
 
 from xecg.errors import SpecError
-from xecg.signal import STANDARD_LEADS, Recording, simulate
+from xecg.signal import STANDARD_LEADS, Annotations, Recording, simulate
+
+
+def beats(r: Recording) -> Annotations:
+    assert r.annotations is not None
+    return r.annotations
 
 
 def rr_s(r: Recording) -> np.ndarray:
-    assert r.annotations is not None
-    return np.diff(r.annotations.sample) / r.rate
+    return np.diff(beats(r).sample) / r.rate
 
 
 def test_same_seed_gives_the_same_samples() -> None:
     a, b, c = (simulate.ecg(seed=s, ectopy=0.2, noise=2.0) for s in (5, 5, 6))
     np.testing.assert_array_equal(a.signal, b.signal)
-    assert a.annotations.symbol == b.annotations.symbol and not np.array_equal(a.signal, c.signal)
+    assert beats(a).symbol == beats(b).symbol and not np.array_equal(a.signal, c.signal)
 
 
 def test_noise_leaves_beats_alone() -> None:
     a, b = simulate.ecg(seed=5, noise=0), simulate.ecg(seed=5, noise={"muscle": 0.1, "mains": 0.05})
-    np.testing.assert_array_equal(a.annotations.sample, b.annotations.sample)
+    np.testing.assert_array_equal(beats(a).sample, beats(b).sample)
     added = np.sqrt(np.mean((b.signal - a.signal)[0] ** 2))  # lead I: difference of two electrodes
     assert 0.1 < added < 0.25
 
@@ -50,15 +54,15 @@ def test_af_is_irregular_and_sinus_is_not() -> None:
 
 def test_ectopic_beats_are_early_and_marked() -> None:
     r = simulate.ecg(seed=4, duration_s=300, ectopy={"V": 0.1, "A": 0.1}, noise=0)
-    symbols, rr = np.array(r.annotations.symbol[1:]), rr_s(r)
-    assert r.meta["n_pvc"] == (np.array(r.annotations.symbol) == "V").sum() > 10 and r.meta["n_pac"] > 10
+    symbols, rr = np.array(beats(r).symbol[1:]), rr_s(r)
+    assert r.meta["n_pvc"] == (np.array(beats(r).symbol) == "V").sum() > 10 and r.meta["n_pac"] > 10
     normal = np.median(rr)
     assert (rr[symbols != "N"] < 0.9 * normal).all() and (rr[symbols == "N"] > 0.9 * normal).all()
 
 
 def test_beats_lie_on_r_peaks() -> None:
     r = simulate.ecg(seed=7, noise=0, rate_hz=1000)
-    for s in r.annotations.sample[1:-1]:
+    for s in beats(r).sample[1:-1]:
         around = np.abs(r.signal[1, s - 60 : s + 60])
         assert abs(int(around.argmax()) - 60) <= 6
 
@@ -66,7 +70,7 @@ def test_beats_lie_on_r_peaks() -> None:
 @pytest.mark.parametrize("axis", [-60, -30, 0, 45, 90, 120])
 def test_axis_is_the_one_asked_for(axis: float) -> None:
     r = simulate.ecg(seed=8, noise=0, axis_deg=axis, rate_hz=1000)
-    s = int(r.annotations.sample[2])
+    s = int(beats(r).sample[2])
     one, foot = (r.signal[i, s - 50 : s + 50].sum() for i in (0, 5))
     error = np.rad2deg(np.angle(np.exp(1j * (np.arctan2(foot * 2 / np.sqrt(3), one) - np.deg2rad(axis)))))
     assert abs(error) < 15
@@ -127,4 +131,4 @@ def test_archive_is_readable_and_reproducible(tmp_path: Path) -> None:
         r = io.read(labels.parent / f"{row['record']}.hea")
         assert r.signal.shape == (12, 3000) and r.leads == STANDARD_LEADS and r.mask.all()
         assert r.meta["age"] == float(row["age"]) and r.meta["sex"] == row["sex"]
-        assert r.annotations is not None and r.annotations.symbol.count("V") == int(row["n_pvc"])
+        assert r.annotations is not None and beats(r).symbol.count("V") == int(row["n_pvc"])

@@ -1,6 +1,7 @@
 """Signals: what a recording is, and what turns it into model input.
 
-Names are resolved on first use (PEP 562): scipy and matplotlib are loaded by the functions that need them, not by this import.
+Names are resolved on first use (PEP 562): scipy and matplotlib are loaded by the functions that need them, not by
+this import.
 """
 
 from __future__ import annotations

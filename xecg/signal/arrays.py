@@ -1,7 +1,8 @@
 """The front end's array code: a `Plan` and arrays in, arrays out. Knows no lead names, recordings or files.
 
-This is the plain definition (numpy and scipy, float64 inside); a compiled kernel may stand in for `run_offline` and `CausalRows`.
-Rows are independent: no operation mixes rows (except the joint z-score, by definition), so a row's bits do not depend on the others.
+This is the plain definition (numpy and scipy, float64 inside); a compiled kernel may stand in for `run_offline` and
+`CausalRows`. Rows are independent: no operation mixes rows (except the joint z-score, by definition), so a row's bits
+do not depend on the others.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def _resample(plan: Plan, x: np.ndarray) -> np.ndarray:
 
 
 def _at_outputs(mask: np.ndarray, plan: Plan, m: int, start: int, *, offset: int = 0) -> np.ndarray:
-    """The mask at output samples start…start+m−1: valid where both neighbouring input samples are. offset: column of sample 0."""
+    """The mask at output samples start…start+m−1: valid where both neighbouring input samples are. offset: column of
+    sample 0."""
     if plan.resample == "none":
         return mask
     k = np.arange(start, start + m)
@@ -108,8 +110,9 @@ def _normalise(plan: Plan, x: np.ndarray, mask: np.ndarray, decay: float, batch:
 class RunningZ:
     """Causal z-score of rows: exponentially weighted mean and variance, corrected for their empty start.
 
-    M ← a·M + (1 − a)·d, S ← a·S + (1 − a)·d², w ← a·w + (1 − a) over valid samples, d = x − first valid x (so that an offset costs
-    no digits); z = (d − M/w) / sqrt(S/w − (M/w)²). Samples that are not valid leave the estimates as they are.
+    M ← a·M + (1 − a)·d, S ← a·S + (1 − a)·d², w ← a·w + (1 − a) over valid samples, d = x − first valid x (so that an
+    offset costs no digits); z = (d − M/w) / sqrt(S/w − (M/w)²). Samples that are not valid leave the estimates as
+    they are.
     """
 
     def __init__(self, rows: int, decay: float) -> None:
@@ -145,9 +148,9 @@ class RunningZ:
 class CausalRows:
     """The causal form with its state: any way of cutting the input into chunks gives the same bits.
 
-    Every step is a recurrence in time order (sosfilt, lfilter) or a sum in tap order, never a reduction whose order depends on size.
-    The gap rule needs to see whether a gap ends within 100 ms: while one is open, samples wait in `pending`, otherwise there
-    is no extra delay. `arrays()` lists the whole state, for saving.
+    Every step is a recurrence in time order (sosfilt, lfilter) or a sum in tap order, never a reduction whose order
+    depends on size. The gap rule needs to see whether a gap ends within 100 ms: while one is open, samples wait in
+    `pending`, otherwise there is no extra delay. `arrays()` lists the whole state, for saving.
     """
 
     def __init__(self, plan: Plan, rows: int) -> None:
@@ -236,7 +239,8 @@ class CausalRows:
         return y, mask
 
     def _decimate(self, x: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Output k = Σ_t taps[k·down mod up, t] · x[k·down div up − t]: the sum runs over t in order, for all k at once."""
+        """Output k = Σ_t taps[k·down mod up, t] · x[k·down div up − t]: the sum runs over t in order, for all k at
+        once."""
         plan = self.plan
         if plan.taps is None:
             return x, mask

@@ -1,4 +1,5 @@
-"""The ECG front end: from leads in mV (or counts) at any rate to a model's input. One class for training, embedding and streams."""
+"""The ECG front end: from leads in mV (or counts) at any rate to a model's input. One class for training, embedding
+and streams."""
 
 from __future__ import annotations
 
@@ -39,19 +40,19 @@ class _Compiled(NamedTuple):
 class ECGFrontend:
     """A plan made once and applied many times: gaps, filters, resampling, normalisation, lead order.
 
-    spec_or_preset: a `SignalSpec`, or the name of one of `PRESETS`. in_rate: Hz of the input. leads: names of the input rows;
-    they are mapped by name, never by position; input leads that the spec lacks are left out, spec leads that the input lacks
-    become 0 with mask False. initial: state of causal filters at a lead's first valid sample: "step" (as if that value had
-    always been there; the default) or "zero".
+    spec_or_preset: a `SignalSpec`, or the name of one of `PRESETS`. in_rate: Hz of the input. leads: names of the
+    input rows; they are mapped by name, never by position; input leads that the spec lacks are left out, spec leads
+    that the input lacks become 0 with mask False. initial: state of causal filters at a lead's first valid sample:
+    "step" (as if that value had always been there; the default) or "zero".
 
     Filters: Butterworth and notch sections of scipy; phase "zero" is `sosfiltfilt` per stage, "causal" is `sosfilt`.
-    Resampling: `resample_poly` (causal: the same taps, late by `fir_delay_s`) or `scipy.signal.resample`. z-score: population
-    standard deviation over valid samples; a lead under 1e-6 mV is flat: 0 and masked. Float64 inside.
-    Gaps: see `xecg.signal.gaps`. An output sample is valid where both input samples beside its time are; in the causal form that
-    time is `fir_delay_s` earlier, so outputs before the first input are masked.
+    Resampling: `resample_poly` (causal: the same taps, late by `fir_delay_s`) or `scipy.signal.resample`. z-score:
+    population standard deviation over valid samples; a lead under 1e-6 mV is flat: 0 and masked. Float64 inside.
+    Gaps: see `xecg.signal.gaps`. An output sample is valid where both input samples beside its time are; in the
+    causal form that time is `fir_delay_s` earlier, so outputs before the first input are masked.
 
-    Raises SpecError for a plan that cannot be: unknown preset, rate or cut-off out of range, resampling ratio too fine, no lead
-    or a lead given twice.
+    Raises SpecError for a plan that cannot be: unknown preset, rate or cut-off out of range, resampling ratio too
+    fine, no lead or a lead given twice.
     """
 
     def __init__(
@@ -122,11 +123,12 @@ class ECGFrontend:
         gain: float | Sequence[float] | np.ndarray | None = None,
         baseline: float | Sequence[float] | np.ndarray | None = None,
     ) -> ModelInput:
-        """Whole records: signal (leads, n) or (B, leads, n), float mV or integer counts → `ModelInput` with the same rank.
+        """Whole records: signal (leads, n) or (B, leads, n), float mV or integer counts → `ModelInput` with the same
+        rank.
 
-        mask: bool like signal, False = missing (not-a-number is missing too). gain: counts per mV, baseline: counts at 0 mV;
-        a scalar or one a lead; only for integer signals, where gain is needed. A causal spec gives what its stream gives.
-        Raises ShapeError.
+        mask: bool like signal, False = missing (not-a-number is missing too). gain: counts per mV, baseline: counts
+        at 0 mV; a scalar or one a lead; only for integer signals, where gain is needed. A causal spec gives what its
+        stream gives. Raises ShapeError.
         """
         done = self._compiled(signal, mask, gain, baseline)
         if done is not None and done.left is None:
@@ -148,7 +150,8 @@ class ECGFrontend:
         return result if x.ndim == 3 else ModelInput(result.x[0], result.mask[0])
 
     def _compiled(self, a: Any, mask: Any, gain: Any, baseline: Any) -> _Compiled | None:
-        """What the compiled kernel gives, and the rows that it leaves to the definition; None when it does not serve the call."""
+        """What the compiled kernel gives, and the rows that it leaves to the definition; None when it does not serve
+        the call."""
         counts = gain is not None
         if not isinstance(a, np.ndarray) or a.ndim not in (2, 3) or a.shape[-2] != len(self.leads):
             return None
@@ -166,16 +169,17 @@ class ECGFrontend:
                 return None
             o = _per_lead("baseline", 0.0 if baseline is None else baseline, len(self.leads))[inputs]
             scale, zero = (np.tile(v, records).astype(np.float32) for v in (1 / g, o))
-        x = np.zeros((records, len(self.spec.leads), m), np.float32)
+        full = len(outputs) == len(self.spec.leads)
+        x = (np.empty if full else np.zeros)((records, len(self.spec.leads), m), np.float32)
         each = np.arange(records)[:, None]
         starts = ((each * len(self.leads) + inputs) * n).ravel()
         out_starts = ((each * len(self.spec.leads) + outputs) * m).ravel()
-        flat = kernel.run(self._plan, np.ascontiguousarray(a), starts, n, x, out_starts, scale=scale, baseline=zero)
-        left: np.ndarray = ~np.isfinite(x[:, outputs]).all(-1)
+        state = kernel.run(self._plan, np.ascontiguousarray(a), starts, n, x, out_starts, scale=scale, baseline=zero)
+        left: np.ndarray = (state == kernel.BROKEN).reshape(records, -1)
         if mask is not None:
             left = left | ~np.reshape(mask, (records, -1, n))[:, inputs].all(-1)
         ok = np.zeros(x.shape, dtype=bool)
-        ok[:, outputs] = ~flat.reshape(records, -1, 1)
+        ok[:, outputs] = (state == kernel.GOOD).reshape(records, -1, 1)
         shape = (*a.shape[:-2], *x.shape[1:])
         return _Compiled(ModelInput(x.reshape(shape), ok.reshape(shape)), left if left.any() else None)
 

@@ -1,12 +1,13 @@
 """Live form of the front end: many patients, one plan, chunks of any size.
 
-What a slot gives depends on its own samples only: not on how they were cut, on other slots, or on the slot's number, to the bit
-(one-shot `apply` of a causal spec runs this same code). Saved state, all little-endian:
+What a slot gives depends on its own samples only: not on how they were cut, on other slots, or on the slot's number,
+to the bit (one-shot `apply` of a causal spec runs this same code). Saved state, all little-endian:
 
     8 B magic "XECGFES\\0" · u16 version · 16 B plan hash · u32 rows · u32 pending samples · u64 payload bytes · payload · u32 CRC-32
 
-The payload is the state arrays of `CausalRows` in their fixed order (float64 and int64), the pending samples and their validity, and
-the next sample index and late count. The CRC is zlib's (polynomial 0x04C11DB7) over everything before it.
+The payload is the state arrays of `CausalRows` in their fixed order (float64 and int64), the pending samples and
+their validity, and the next sample index and late count. The CRC is zlib's (polynomial 0x04C11DB7) over everything
+before it.
 """
 
 from __future__ import annotations
@@ -57,9 +58,10 @@ class FrontendStream:
     ) -> ModelInput:
         """Samples (leads, n), as in `ECGFrontend.apply` → the output samples now decided (leads, m), m ≥ 0.
 
-        start: index of the first sample since the slot was reset; equal to `position(slot)` or None: joined on. Greater: the samples
-        between are a gap (refused above one hour). Less: the part before `position` is dropped and counted in `late`.
-        While a gap of 100 ms or less is open its samples wait; otherwise nothing waits. Raises ShapeError, StreamError.
+        start: index of the first sample since the slot was reset; equal to `position(slot)` or None: joined on.
+        Greater: the samples between are a gap (refused above one hour). Less: the part before `position` is dropped
+        and counted in `late`. While a gap of 100 ms or less is open its samples wait; otherwise nothing waits. Raises
+        ShapeError, StreamError.
         """
         x, valid = self.frontend._millivolts(samples, mask, gain, baseline)
         if x.ndim != 2:
@@ -119,7 +121,8 @@ class FrontendStream:
         return head + payload + struct.pack("<I", zlib.crc32(head + payload))
 
     def restore(self, slot: int, blob: bytes) -> None:
-        """Put a saved state into a slot. Raises StreamError, leaving the slot as it was, when the blob is not exactly right."""
+        """Put a saved state into a slot. Raises StreamError, leaving the slot as it was, when the blob is not exactly
+        right."""
         self._check(slot)
         self._slots[slot] = self._parse(bytes(blob))
 

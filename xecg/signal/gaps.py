@@ -1,8 +1,9 @@
 """The gap rule, the same for whole records and for streams.
 
-A run of missing samples up to 100 ms is interpolated between its neighbours (at an edge: the one neighbour is repeated) and stays
-valid. In a longer run the last valid value is held into the filter, and the output is masked for the run plus the filter's settling
-time. Before its first valid sample a lead is 0 and masked, unless that wait is a short run.
+A run of missing samples up to 100 ms is interpolated between its neighbours (at an edge: the one neighbour is
+repeated) and stays valid. In a longer run the last valid value is held into the filter, and the output is masked for
+the run plus the filter's settling time. Before its first valid sample a lead is 0 and masked, unless that wait is a
+short run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ __all__ = ["Filled", "fill_gaps", "mask_settling", "undecided_from"]
 
 
 class Filled(NamedTuple):
-    """x (R, n) without holes; long (R, n) True in runs too long to interpolate; first (R,) index of the first valid value, n if none."""
+    """x (R, n) without holes; long (R, n) True in runs too long to interpolate; first (R,) index of the first valid
+    value, n if none."""
 
     x: np.ndarray
     long: np.ndarray
@@ -55,7 +57,8 @@ def fill_gaps(
 
 
 def undecided_from(valid: np.ndarray, gap: int, run: np.ndarray) -> int:
-    """First column that must wait: the start of the earliest run, still open at the end, that may yet turn out short."""
+    """First column that must wait: the start of the earliest run, still open at the end, that may yet turn out
+    short."""
     n = valid.shape[1]
     if not n or valid[:, -1].all():
         return n
@@ -67,7 +70,8 @@ def undecided_from(valid: np.ndarray, gap: int, run: np.ndarray) -> int:
 
 
 def mask_settling(long: np.ndarray, settle: int, since: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mask (R, n), False in long gaps and for `settle` samples after; and the samples since the last long one, at the end.
+    """Mask (R, n), False in long gaps and for `settle` samples after; and the samples since the last long one, at the
+    end.
 
     since (R,) int64: samples since the last long-gap sample before these columns; large when there was none.
     """

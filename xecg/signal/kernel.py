@@ -17,7 +17,9 @@ import numpy as np
 
 from xecg.signal.plan import FLAT_STD_MV, Plan
 
-__all__ = ["run", "serves"]
+__all__ = ["BROKEN", "FLAT", "GOOD", "run", "serves"]
+
+GOOD, FLAT, BROKEN = 0, 1, 2  # csrc/common/frontend.h
 
 _MAX_SECTIONS = 6  # csrc/cpu/frontend.h
 _MAX_SAMPLES = 1 << 20  # scratch of 64 MiB a thread
@@ -88,15 +90,15 @@ def run(
     scale: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Rows x.flat[starts[r] : starts[r] + n] → out.flat[out_starts[r] : …]; returns which rows are flat (bool, one a row).
+    """Rows x.flat[starts[r] : starts[r] + n] → out.flat[out_starts[r] : …]; returns GOOD, FLAT or BROKEN for each row (uint8).
 
     x: C-contiguous float32 mV, or int16 counts with scale (mV per count) and baseline (counts), float32, one a row. out: C-contiguous
-    float32. starts, out_starts: int64. A row with a sample that is not finite comes out with some that are not finite.
+    float32. starts, out_starts: int64. A flat row is all 0. A row with a sample that is not finite is BROKEN: its output means nothing.
     """
     native = _native()
     assert native is not None
     numbers = _numbers(plan)
-    flat = np.zeros(len(starts), np.uint8)
+    state = np.empty(len(starts), np.uint8)
     up, taps = (0, 0) if plan.resample == "none" else (plan.up, numbers.fir.shape[1])
 
     def at(a: np.ndarray | None) -> int:
@@ -105,6 +107,6 @@ def run(
     native.frontend(
         len(starts), n, plan.output_length(n), at(x), at(starts), x.dtype == np.int16, at(scale), at(baseline), len(plan.stages),
         at(numbers.sections), at(numbers.pads), at(numbers.coefficients), at(numbers.steady), numbers.dc, up, plan.down, plan.half,
-        taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(flat),
+        taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(state),
     )  # fmt: skip
-    return flat.astype(bool)
+    return state

@@ -16,7 +16,8 @@ _SLACK_S = 1e-9  # s, so that times made by floating-point arithmetic still meet
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """pairs int64 (n, 2): indices into the truth and the found times as given. errors_s (n,): found − truth of each pair."""
+    """pairs int64 (n, 2): indices into the truth and the found times as given. errors_s (n,): found − truth of each
+    pair."""
 
     pairs: np.ndarray
     true_positive: int
@@ -41,10 +42,12 @@ class Matches:
 
 
 def match(truth_s: Sequence[float] | np.ndarray, found_s: Sequence[float] | np.ndarray, tolerance_s: float) -> Matches:
-    """Pair peaks no further apart than `tolerance_s` (inclusive, 1e-9 s slack), each used once. Times in seconds, any order.
+    """Pair peaks no further apart than `tolerance_s` (inclusive, 1e-9 s slack), each used once. Times in seconds, any
+    order.
 
-    Both are sorted; the two earliest are a pair when close enough, else the earlier one is dropped as missed or false. For points
-    on a line and one tolerance this greedy rule gives a maximum matching. Raises ShapeError for times that are not finite and 1-D.
+    Both are sorted; the two earliest are a pair when close enough, else the earlier one is dropped as missed or
+    false. For points on a line and one tolerance this greedy rule gives a maximum matching. Raises ShapeError for
+    times that are not finite and 1-D.
     """
     truth, found = _times("truth_s", truth_s), _times("found_s", found_s)
     if not tolerance_s >= 0:

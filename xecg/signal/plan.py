@@ -1,7 +1,8 @@
-"""What a `SignalSpec` means at one sampling rate: filter sections, resampling ratio and taps, gap lengths. Numbers only.
+"""What a `SignalSpec` means at one sampling rate: filter sections, resampling ratio and taps, gap lengths. Numbers
+only.
 
-Hostile specs are refused here, when the plan is made. Filters are scipy's `butter` and `iirnotch` as second-order sections; the
-resampling filter is the Kaiser(5) low-pass that `scipy.signal.resample_poly` designs by default.
+Hostile specs are refused here, when the plan is made. Filters are scipy's `butter` and `iirnotch` as second-order
+sections; the resampling filter is the Kaiser(5) low-pass that `scipy.signal.resample_poly` designs by default.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ _FORMAT = 1  # raised when the meaning of a plan or of a saved stream state chan
 class Plan:
     """Everything the array code needs.
 
-    stages: one (sections, 6) float64 array per filter. sos: all stages joined, (S, 6). step_state: (S, 2), steady state of `sos`
-    for a constant input of 1; zeros when the initial state is zero. taps: (up, T) float64, phase-major FIR of the rational
-    resampler, zero-padded; None without one. half: its centre tap, on the upsampled grid. gap: longest run of missing samples
-    that is interpolated. settle: samples masked after a longer one. decay: the factor a sample of the causal z-score at the
-    input rate and at the output rate. hash: 32 hex digits over the spec, the rate, the initial state and the format version.
+    stages: one (sections, 6) float64 array per filter. sos: all stages joined, (S, 6). step_state: (S, 2), steady
+    state of `sos` for a constant input of 1; zeros when the initial state is zero. taps: (up, T) float64, phase-major
+    FIR of the rational resampler, zero-padded; None without one. half: its centre tap, on the upsampled grid. gap:
+    longest run of missing samples that is interpolated. settle: samples masked after a longer one. decay: the factor
+    a sample of the causal z-score at the input rate and at the output rate. hash: 32 hex digits over the spec, the
+    rate, the initial state and the format version.
     """
 
     spec: SignalSpec
@@ -68,10 +70,11 @@ class Plan:
 
 @lru_cache(maxsize=64)
 def make_plan(spec: SignalSpec, in_rate: float, initial: str = "step") -> Plan:
-    """The plan of `spec` for input at `in_rate` Hz; `initial`: state of causal filters, "step" (of the first sample) or "zero".
+    """The plan of `spec` for input at `in_rate` Hz; `initial`: state of causal filters, "step" (of the first sample)
+    or "zero".
 
-    Raises SpecError: rate outside 25..20,000 Hz, a cut-off at or above half the rate, a resampling ratio with a reduced factor
-    above 4096, "none" resampling between different rates.
+    Raises SpecError: rate outside 25..20,000 Hz, a cut-off at or above half the rate, a resampling ratio with a
+    reduced factor above 4096, "none" resampling between different rates.
     """
     from scipy import signal
 

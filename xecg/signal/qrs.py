@@ -1,15 +1,18 @@
 """Causal QRS detector: finds beats in a stream as in a record, with the same result however the samples are cut.
 
-Method, after Pan and Tompkins, IEEE Trans. Biomed. Eng. 32:230 (1985), and the decision rules of Hamilton and Tompkins, ibid. 33:1157
-(1986): band-pass, derivative, square, moving integration; a peak of the result is a beat when it stands above a threshold between
-the medians of the last eight beats and the last eight rejected peaks. Deviations: causal Butterworth 5–30 Hz instead of the integer
-filters; a 10-ms difference as derivative; the root of the integral, so that large ectopic beats move the threshold less; candidates
-are maxima over ±150 ms; a rejected peak is taken back when no beat came for 1.66 median RR; the peak is placed on the 0.5–40 Hz signal.
+Method, after Pan and Tompkins, IEEE Trans. Biomed. Eng. 32:230 (1985), and the decision rules of Hamilton and
+Tompkins, ibid. 33:1157 (1986): band-pass, derivative, square, moving integration; a peak of the result is a beat when
+it stands above a threshold between the medians of the last eight beats and the last eight rejected peaks. Deviations:
+causal Butterworth 5–30 Hz instead of the integer filters; a 10-ms difference as derivative; the root of the integral,
+so that large ectopic beats move the threshold less; candidates are maxima over ±150 ms; a rejected peak is taken back
+when no beat came for 1.66 median RR; the peak is placed on the 0.5–40 Hz signal.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +23,10 @@ __all__ = ["Detector", "detect"]
 
 _BAND_HZ, _PEAK_BAND_HZ = (5.0, 30.0), (0.5, 40.0)
 _DIFFERENCE_S, _WINDOW_S = 0.010, 0.100
-_ARM_S, _NEAR_S = 0.060, 0.025  # the R peak is the extremum near the point that stands out most from the mean 60 ms either side
+_ARM_S, _NEAR_S = (
+    0.060,
+    0.025,
+)  # the R peak is the extremum near the point that stands out most from the mean 60 ms either side
 _ALONE_S = 0.150  # a candidate is the highest point this far to both sides
 _REFRACTORY_S = 0.200
 _T_WAVE_S, _T_SLOPE = 0.360, 0.5  # a peak this soon after a beat with less than this share of its slope is a T wave
@@ -28,15 +34,18 @@ _THRESHOLD = 0.45  # of the way from noise to beats
 _SEARCH_RR, _SEARCH_SHARE = 1.66, 0.6  # search back after this many RR, with this share of the threshold
 _LEARN_S = 2.0  # nothing is decided before this much signal was seen
 _MEMORY = 8  # beats, rejected peaks and RR intervals that the medians run over
-_RELEARN_S, _RELEARN_SHARE = 4.0, 0.1  # without a beat for so long, and peaks of this share of the former beats: thresholds anew
+_RELEARN_S, _RELEARN_SHARE = (
+    4.0,
+    0.1,
+)  # without a beat for so long, and peaks of this share of the former beats: thresholds anew
 _LONGEST_RR_S = 3.0  # longer intervals are pauses or lead-off: not learned
 _FLOOR_MV = 1e-6  # a smaller slope is silence
 
 
 class _Candidate(NamedTuple):
-    """index: sample of the strength's peak. slope: steepest 10-ms difference under it. peak: sample of the R peak."""
+    """at: sample of the strength's peak. slope: steepest 10-ms difference under it. peak: sample of the R peak."""
 
-    index: int
+    at: int
     strength: float
     slope: float
     peak: int
@@ -61,23 +70,17 @@ def detect(signal: np.ndarray, rate_hz: float) -> np.ndarray:
 class Detector:
     """Beats of one lead as they come. `push` returns sample indices counted from the first sample ever pushed.
 
-    A decision comes at most `delay_s` after the R peak, the first ones after 2 s of signal; a beat found by searching back
-    comes up to 1.66 RR intervals late. Indices ascend. Samples that are not numbers repeat the last value.
+    A decision comes at most `delay_s` after the R peak, the first ones after 2 s of signal; a beat found by searching
+    back comes up to 1.66 RR intervals late. Indices ascend. Samples that are not numbers repeat the last value.
     Raises SpecError for a rate outside 50..20,000 Hz.
     """
 
     def __init__(self, rate_hz: float) -> None:
-        from scipy import signal
-
         if not 50 <= rate_hz <= 20_000:
             raise SpecError(f"rate_hz is {rate_hz!r}; needed 50..20,000 Hz")
         self.rate_hz = float(rate_hz)
-        top = 0.45 * self.rate_hz
-        self._filters = [
-            signal.butter(2, [low, min(high, top)], "bandpass", fs=self.rate_hz, output="sos")
-            for low, high in (_BAND_HZ, _PEAK_BAND_HZ)
-        ]
-        self._group = [round(_group_delay_s(sos, self.rate_hz) * self.rate_hz) for sos in self._filters]
+        self._filters = [_band_pass(band, self.rate_hz) for band in (_BAND_HZ, _PEAK_BAND_HZ)]
+        self._group = [round(f.delay_s * self.rate_hz) for f in self._filters]
         self._lag = max(1, round(_DIFFERENCE_S * self.rate_hz))
         self._window = max(1, round(_WINDOW_S * self.rate_hz))
         self._alone = round(_ALONE_S * self.rate_hz)
@@ -125,11 +128,11 @@ class Detector:
         from scipy import signal
 
         if self._states is None:
-            self._states = [signal.sosfilt_zi(sos) * x[0] for sos in self._filters]
+            self._states = [f.step * x[0] for f in self._filters]
         old, n = self._history.shape[1], len(x)
         h = np.concatenate([self._history, np.zeros((4, n))], axis=1)
         for row, which in ((0, 0), (3, 1)):
-            h[row, old:], self._states[which] = signal.sosfilt(self._filters[which], x, zi=self._states[which])
+            h[row, old:], self._states[which] = signal.sosfilt(self._filters[which].sos, x, zi=self._states[which])
         h[1, old:] = (h[0, old:] - h[0, old - self._lag : old - self._lag + n]) ** 2
         for k in range(self._window):
             h[2, old:] += h[1, old - k : old - k + n]
@@ -143,7 +146,7 @@ class Detector:
         if self._judge is None:
             if self._looked < learned and not final:
                 return []
-            self._judge = _Judge(self.rate_hz, [c for c in self._waiting if c.index < learned])
+            self._judge = _Judge(self.rate_hz, [c for c in self._waiting if c.at < learned])
         found = [beat for c in self._waiting for beat in self._judge.see(c)]
         self._waiting = []
         return found
@@ -193,10 +196,10 @@ class _Judge:
         """Median over whole seconds of the strongest candidate in each."""
         best = [0.0] * max(1, int(seconds))
         for c in candidates:
-            second = int((c.index - start) / self.rate)
+            second = int((c.at - start) / self.rate)
             if second < len(best):
                 best[second] = max(best[second], c.strength)
-        return float(np.median(best))
+        return median(best)
 
     def _learn(self, candidates: list[_Candidate], level: float) -> None:
         self.beats = deque([level], _MEMORY)
@@ -206,7 +209,7 @@ class _Judge:
         """The beats that are decided by seeing one more candidate."""
         found = self._search_back(c)
         found += self._relearn(c)
-        since = (c.index - self.last.index) / self.rate if self.last else np.inf
+        since = (c.at - self.last.at) / self.rate if self.last else np.inf
         if since < _REFRACTORY_S:
             return found
         t_wave = self.last is not None and since < _T_WAVE_S and c.slope < _T_SLOPE * self.last.slope
@@ -217,63 +220,74 @@ class _Judge:
         return found
 
     def _relearn(self, now: _Candidate) -> list[int]:
-        """After a long silence over smaller peaks (an electrode came off, a burst of noise went): judge them by their own level."""
-        quiet_s = (now.index - self.quiet_from) / self.rate
+        """After a long silence over smaller peaks (an electrode came off, a burst of noise went): judge them by their
+        own level."""
+        quiet_s = (now.at - self.quiet_from) / self.rate
         if quiet_s <= _RELEARN_S or not self.rejected:
             return []
         level = self._level(self.rejected, self.quiet_from, quiet_s)
-        if level < _RELEARN_SHARE * float(np.median(self.beats)):
+        if level < _RELEARN_SHARE * median(self.beats):
             return []
         again, self.rejected = self.rejected, []
         self._learn(again, level)
-        self.quiet_from, self.last = now.index, None
+        self.quiet_from, self.last = now.at, None
         return [beat for c in again for beat in self.see(c)]
 
     def _threshold(self) -> float:
-        low = float(np.median(self.noise))
-        return low + _THRESHOLD * (float(np.median(self.beats)) - low)
+        low = median(self.noise)
+        return low + _THRESHOLD * (median(self.beats) - low)
 
     def _search_back(self, now: _Candidate) -> list[int]:
         found: list[int] = []
         while self.last is not None:
-            rr = float(np.median(self.rr)) if self.rr else self.rate
-            if now.index - self.last.index <= _SEARCH_RR * rr:
+            rr = median(self.rr) if self.rr else self.rate
+            if now.at - self.last.at <= _SEARCH_RR * rr:
                 break
             enough = _SEARCH_SHARE * self._threshold()
-            early, late = self.last.index + _T_WAVE_S * self.rate, now.index - _REFRACTORY_S * self.rate
-            fit = [c for c in self.rejected if early < c.index < late and c.strength > enough]
+            early, late = self.last.at + _T_WAVE_S * self.rate, now.at - _REFRACTORY_S * self.rate
+            fit = [c for c in self.rejected if early < c.at < late and c.strength > enough]
             if not fit:
                 break
-            best = max(fit, key=lambda c: (c.strength, c.index))
-            later = [c for c in self.rejected if c.index > best.index]
+            best = max(fit, key=lambda c: (c.strength, c.at))
+            later = [c for c in self.rejected if c.at > best.at]
             found.append(self._accept(best))
             self.rejected = later
         return found
 
     def _accept(self, c: _Candidate) -> int:
-        if self.last is not None and c.index - self.last.index < _LONGEST_RR_S * self.rate:
-            self.rr.append(c.index - self.last.index)
+        if self.last is not None and c.at - self.last.at < _LONGEST_RR_S * self.rate:
+            self.rr.append(c.at - self.last.at)
         self.beats.append(c.strength)
         self.last = c
-        self.quiet_from = max(self.quiet_from, c.index)
+        self.quiet_from = max(self.quiet_from, c.at)
         self.rejected = []
         return c.peak
 
 
-def _group_delay_s(sos: np.ndarray, rate: float, at_hz: float = 12.0) -> float:
-    """Group delay at 12 Hz, about the middle of the QRS complex's spectrum."""
+class _Filter(NamedTuple):
+    sos: np.ndarray
+    step: np.ndarray  # steady state for a constant 1
+    delay_s: float  # group delay at 12 Hz, about the middle of the QRS complex's spectrum
+
+
+@lru_cache(maxsize=32)
+def _band_pass(band_hz: tuple[float, float], rate_hz: float, at_hz: float = 12.0) -> _Filter:
     from scipy import signal
 
-    w = 2 * np.pi * np.array([at_hz - 0.01, at_hz + 0.01]) / rate
+    edges = [band_hz[0], min(band_hz[1], 0.45 * rate_hz)]
+    sos = signal.butter(2, edges, "bandpass", fs=rate_hz, output="sos")
+    w = 2 * np.pi * np.array([at_hz - 0.01, at_hz + 0.01]) / rate_hz
     _, h = signal.sosfreqz(sos, worN=w)
-    return float(-np.diff(np.unwrap(np.angle(h)))[0] / np.diff(w)[0] / rate)
+    delay = -np.diff(np.unwrap(np.angle(h)))[0] / np.diff(w)[0] / rate_hz
+    return _Filter(sos, signal.sosfilt_zi(sos), float(delay))
 
 
 def _clearest(x: np.ndarray, rate_hz: float) -> int:
     """The lead whose 5–30 Hz signal is most peaked (largest kurtosis) among those with signal: beats, not noise."""
     from scipy import signal
 
-    sos = signal.butter(2, [_BAND_HZ[0], min(_BAND_HZ[1], 0.45 * rate_hz)], "bandpass", fs=rate_hz, output="sos")
-    y = signal.sosfilt(sos, np.where(np.isfinite(x), x, 0.0), axis=1)
-    power = (y**2).mean(axis=1)
-    return int((np.where(power > _FLOOR_MV**2, (y**4).mean(axis=1), 0.0) / np.maximum(power, _FLOOR_MV**2) ** 2).argmax())
+    y = signal.sosfilt(_band_pass(_BAND_HZ, float(rate_hz)).sos, np.where(np.isfinite(x), x, 0.0), axis=1)
+    square = y * y
+    power = square.mean(axis=1)
+    fourth = (square * square).mean(axis=1)
+    return int((np.where(power > _FLOOR_MV**2, fourth, 0.0) / np.maximum(power, _FLOOR_MV**2) ** 2).argmax())

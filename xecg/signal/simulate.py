@@ -1,10 +1,12 @@
-"""Reproducible synthetic ECGs with true beat times. For tests, demonstrations and plumbing; never a stand-in for real data.
+"""Reproducible synthetic ECGs with true beat times. For tests, demonstrations and plumbing; never a stand-in for real
+data.
 
-A beat is a sum of Gaussian waves of the heart's dipole (x left, y down, z back): the phase model of McSharry et al., IEEE Trans.
-Biomed. Eng. 50:289 (2003), in the three-dimensional form of Sameni et al., EURASIP J. Adv. Signal Process. 2007:043407, here laid
-out in time instead of phase. Leads I, II, V1…V6 come from the dipole by the matrix of Dower (Edenbrandt and Pahlm, J. Electrocardiol.
-21:361, 1988); noise is made per electrode and combined as the leads are, so that I + III = II holds with noise as well.
-Wave amplitudes, widths and directions are our own, chosen to look like a normal adult ECG.
+A beat is a sum of Gaussian waves of the heart's dipole (x left, y down, z back): the phase model of McSharry et al.,
+IEEE Trans. Biomed. Eng. 50:289 (2003), in the three-dimensional form of Sameni et al., EURASIP J. Adv. Signal
+Process. 2007:043407, here laid out in time instead of phase. Leads I, II, V1…V6 come from the dipole by the matrix of
+Dower (Edenbrandt and Pahlm, J. Electrocardiol. 21:361, 1988); noise is made per electrode and combined as the leads
+are, so that I + III = II holds with noise as well. Wave amplitudes, widths and directions are our own, chosen to look
+like a normal adult ECG.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ _DOWER = {
     "V5": (1.125, 0.127, -0.086),
     "V6": (0.831, 0.076, 0.230),
 }
-# Waves of a beat: centre (s after the R peak), width (s, standard deviation), dipole (x, y, z) in mV. P and T are placed by PR and QT.
+# Waves of a beat: centre (s after the R peak), width (s, standard deviation), dipole (x, y, z) in mV. P and T are
+# placed by PR and QT.
 _QRS = (
     (-0.024, 0.0085, (-0.13, -0.09, -0.26)),
     (0.0, 0.0115, (0.98, 0.80, 0.32)),
@@ -45,7 +48,7 @@ _QRS = (
 )
 _P = (0.024, (0.055, 0.105, -0.025))
 _T = ((0.050, 0.034), (0.27, 0.23, -0.17))  # widths before and after the peak
-_PVC = ((-0.010, 0.030), (0.045, 0.034))  # centres and widths of the two wide waves
+_PVC = ((-0.008, 0.019), (0.038, 0.026))  # centres and widths of the two wide waves
 _NOISE_MV = {"wander": 0.05, "mains": 0.008, "muscle": 0.012, "electrode": 0.0}
 _ELECTRODES = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
 
@@ -87,13 +90,13 @@ def ecg(
 ) -> Recording:
     """A synthetic recording: the same arguments give the same samples (numpy's PCG64, one stream for each part).
 
-    rhythm: one of `RHYTHMS`. heart_rate_bpm, axis_deg, age (years), sex ("F"/"M"): drawn when None; rate and QT depend a little on
-    age and sex. ectopy: chance that a beat is premature, {"V": ventricular, "A": atrial}, or one number for "V"; no "A" in "af".
-    noise: factor on the default noise, or mV (RMS) of "wander", "mains", "muscle", "electrode" for each electrode; 0 = clean.
-    leads: any of the twelve.
+    rhythm: one of `RHYTHMS`. heart_rate_bpm, axis_deg, age (years), sex ("F"/"M"): drawn when None; rate and QT
+    depend a little on age and sex. ectopy: chance that a beat is premature, {"V": ventricular, "A": atrial}, or one
+    number for "V"; no "A" in "af". noise: factor on the default noise, or mV (RMS) of "wander", "mains", "muscle",
+    "electrode" for each electrode; 0 = clean. leads: any of the twelve.
 
-    The result's `source` starts with "synthetic:", `annotations` has every beat (N, V, A) at its R peak, `meta` has synthetic=True,
-    age, sex, rhythm, heart_rate_bpm, axis_deg, qtc_ms, n_pvc, n_pac. Raises SpecError.
+    The result's `source` starts with "synthetic:", `annotations` has every beat (N, V, A) at its R peak, `meta` has
+    synthetic=True, age, sex, rhythm, heart_rate_bpm, axis_deg, qtc_ms, n_pvc, n_pac. Raises SpecError.
     """
     person, beats, shape, disturbance = _generators(seed, 4)
     subject = _subject(person, age, sex, axis_deg)
@@ -116,8 +119,8 @@ def archive(
 ) -> Path:
     """Write a WFDB archive of synthetic patients, one to three records each, and return the path of its `labels.csv`.
 
-    Records (`synth00000a`, …) have annotations in `.atr` files; labels.csv has record, patient, age, sex, rhythm, n_pvc.
-    The same arguments give the same files.
+    Records (`synth00000a`, …) have annotations in `.atr` files; labels.csv has record, patient, age, sex, rhythm,
+    n_pvc. The same arguments give the same files.
     """
     import wfdb
 
@@ -288,7 +291,8 @@ def _dipole(
     p_wave = np.array(_P[1]) * (1 + 0.15 * j[4])
     gentle = _rotation(np.deg2rad(0.4 * (subject.axis_deg - 55)))
     t_wave = gentle @ np.array(_T[1]) * (1 + 0.12 * j[5]) * (1 - 0.003 * (subject.age - 50))
-    wide = np.array([-0.9 if j[6] > 0 else 0.9, 0.5 * j[7], 0.9 if j[6] <= 0 else -0.9]) * (1 + 0.1 * j[8])
+    side = 1.2 if j[6] > 0 else -1.2
+    wide = np.array([-side, 0.5 * j[7], -side]) * (1 + 0.1 * j[8])
     pr_wave = subject.pr_s - 0.04 - 0.03  # s, from the middle of P to the R peak: PR runs from onset to onset
     for k, beat in enumerate(beats):
         rr = beat.rr_s if beat.symbol == "N" else (beats[k - 1].rr_s if k else beat.rr_s)
@@ -379,7 +383,8 @@ def _amplitudes(noise: float | Mapping[str, float]) -> dict[str, float]:
 
 
 def _noise(rng: np.random.Generator, sizes: dict[str, float], rate: float, n: int, mains_hz: float) -> np.ndarray:
-    """Noise of the nine electrodes (9, n), mV. Every kind is drawn whatever its size, so that sizes do not change the others."""
+    """Noise of the nine electrodes (9, n), mV. Every kind is drawn whatever its size, so that sizes do not change the
+    others."""
     t = np.arange(n) / rate
     rows = len(_ELECTRODES)
     tones, phases = rng.uniform(0.05, 0.5, (rows, 4)), rng.uniform(0, 2 * np.pi, (rows, 5))

@@ -1,0 +1,1 @@
+"""Jobs as users run them: encoding, embedding, streaming."""

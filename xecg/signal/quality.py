@@ -1,0 +1,220 @@
+"""Signal quality: measured facts about a recording, and one flag that says "do not trust a result from this". Nothing
+is repaired.
+
+Fractions are taken over windows of one second and lead. Limb-lead reversal is judged on the average beat, after the
+idea of Kors and van Herpen, Am. J. Cardiol. 88:396 (2001), that chest leads tell how the limb leads should look: lead
+I (or II) upside down, P wave included, while V6 (or V5) is upright. Dextrocardia looks the same, which is why this is
+a flag and not a correction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from xecg.signal.recording import Recording
+
+__all__ = ["Quality", "assess"]
+
+_WINDOW_S = 1.0
+_FLAT_MV = 0.01  # mV, a window that moves less is flat; two steps of the coarsest usual converter (200 counts per mV)
+_RAIL_SHARE, _RAIL_RANGE_MV = (
+    0.01,
+    0.2,
+)  # share of samples at one rail that counts as clipping; smaller leads are not judged
+_GAP_LIMIT = 0.2  # share of missing samples
+_SIGNAL_HZ, _MAINS_HZ = (1.0, 40.0), (50.0, 60.0)
+_MAINS_WIDTH_HZ = 2.0
+_NOISE_RATIO = 0.5  # RMS above 40 Hz (mains aside) over RMS of 1–40 Hz in a noisy window
+_RANGE_MV = (0.05, 20.0)  # plausible median over leads of the 1–99 % range
+_EINTHOVEN_MV = 0.1  # RMS of I + III − II
+_BAD_LEADS = 0.5  # share of unusable leads from which the flag is raised
+_BEAT_S = (0.28, 0.45)  # s before and after the R peak
+_REVERSAL_S = 60.0  # s from the start that are looked at for reversal
+_MIRROR, _P_WAVE_MV = -0.5, 0.02  # correlation with the chest lead; size of the upside-down P wave
+_BLOCK = 256  # windows at a time: bounds memory on long recordings
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Facts and flags of one recording.
+
+    flat, noise: share of lead-seconds (of those with samples). clipped: largest share of a lead's samples at one
+    rail. gap: share of missing samples. mains: share of leads in which 50 or 60 Hz is stronger than the ECG.
+    range_mv: median over leads of the 1–99 % range. einthoven_mv: RMS of I + III − II, NaN without the three leads.
+    reversal: limb electrodes look exchanged. implausible: range_mv outside 0.05–20 mV. abstain: a model's result
+    should not be used. reasons: each flag in words.
+    """
+
+    flat: float
+    clipped: float
+    gap: float
+    noise: float
+    mains: float
+    range_mv: float
+    einthoven_mv: float
+    reversal: bool
+    implausible: bool
+    einthoven: bool
+    abstain: bool
+    reasons: tuple[str, ...]
+
+    def as_columns(self) -> dict[str, float | bool]:
+        """All but `reasons`, named quality_*, for a table of results."""
+        return {f"quality_{f.name}": getattr(self, f.name) for f in fields(self) if f.name != "reasons"}
+
+
+def assess(recording: Recording) -> Quality:
+    """Judge a recording of any length, rate and leads (lead names are used for `einthoven` and `reversal`)."""
+    x, mask = recording.signal, recording.mask & np.isfinite(recording.signal)
+    if not x.size:
+        return Quality(0.0, 0.0, 1.0, 0.0, 0.0, 0.0, math.nan, False, True, False, True, ("no samples",))
+    gaps = 1 - mask.mean(axis=1)
+    clipped = np.array([_clipping(row[m]) for row, m in zip(x, mask)])
+    flat, noise, mains = _windows(x, mask, recording.rate)
+    ranges = [float(np.subtract(*np.percentile(row[m], [99, 1]))) for row, m in zip(x, mask) if m.any()]
+    range_mv = float(np.median(ranges)) if ranges else 0.0
+    rows = {name: i for i, name in enumerate(recording.leads)}
+    triangle = _einthoven(x, mask, rows)
+    swapped = _reversal(x, mask, rows, recording.rate)
+    bad = (gaps > _GAP_LIMIT) | (clipped > _RAIL_SHARE) | (flat > 0.5) | (noise > 0.5) | mains
+    reasons = _reasons(recording.leads, gaps, clipped, flat, noise, mains, range_mv, swapped)
+    implausible = not _RANGE_MV[0] <= range_mv <= _RANGE_MV[1]
+    if triangle > _EINTHOVEN_MV:
+        reasons.append(
+            f"I + III − II is {triangle:.2f} mV RMS, more than {_EINTHOVEN_MV} mV: lead names or polarity are wrong"
+        )
+    return Quality(
+        flat=float(flat.mean()),
+        clipped=float(clipped.max()),
+        gap=float(gaps.mean()),
+        noise=float(noise.mean()),
+        mains=float(mains.mean()),
+        range_mv=range_mv,
+        einthoven_mv=triangle,
+        reversal=bool(swapped),
+        implausible=implausible,
+        einthoven=triangle > _EINTHOVEN_MV,
+        abstain=bool(bad.mean() >= _BAD_LEADS or gaps.mean() > _GAP_LIMIT or implausible or swapped),
+        reasons=tuple(reasons),
+    )
+
+
+def _clipping(row: np.ndarray) -> float:
+    """Larger share of samples exactly at the lead's maximum or minimum."""
+    if not row.size or np.ptp(row) < _RAIL_RANGE_MV:
+        return 0.0
+    return float(max((row == row.max()).mean(), (row == row.min()).mean()))
+
+
+def _windows(x: np.ndarray, mask: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per lead: share of flat and of noisy windows, and whether mains outweighs the ECG."""
+    size = min(max(2, round(_WINDOW_S * rate)), x.shape[1])
+    count = x.shape[1] // size
+    sums = np.zeros((5, len(x)))
+    for first in range(0, count, _BLOCK):
+        cut = slice(first * size, min(first + _BLOCK, count) * size)
+        sums += _block(x[:, cut].reshape(len(x), -1, size), mask[:, cut].reshape(len(x), -1, size), rate)
+    used, still, noisy, hum, ecg = sums
+    return still / np.maximum(used, 1), noisy / np.maximum(used, 1), (hum > ecg) & (still < used)
+
+
+def _block(x: np.ndarray, mask: np.ndarray, rate: float) -> np.ndarray:
+    """x, mask (leads, windows, size) → (5, leads): windows used, flat, noisy; mains power, ECG power."""
+    used = mask.mean(axis=2) >= 1 - _GAP_LIMIT
+    x = np.where(mask, x, 0).astype(np.float32)
+    x = x - x.mean(axis=2, keepdims=True)
+    still = np.ptp(x, axis=2) < _FLAT_MV
+    power = np.abs(np.fft.rfft(x * np.hanning(x.shape[2]).astype(np.float32), axis=2)) ** 2
+    hz = np.fft.rfftfreq(x.shape[2], 1 / rate)
+    near = [np.abs(hz - f) <= _MAINS_WIDTH_HZ for f in _MAINS_HZ]
+    ecg = power[..., (hz >= _SIGNAL_HZ[0]) & (hz <= _SIGNAL_HZ[1])].sum(axis=2)
+    hum = np.maximum(*(power[..., n].sum(axis=2) for n in near))
+    above = power[..., (hz > _SIGNAL_HZ[1]) & ~near[0] & ~near[1]].sum(axis=2)
+    noisy = (above > _NOISE_RATIO**2 * ecg) & ~still
+    return np.stack([np.sum(w * used, axis=1) for w in (np.ones_like(used), still, noisy, hum, ecg)]).astype(np.float64)
+
+
+def _einthoven(x: np.ndarray, mask: np.ndarray, rows: dict[str, int]) -> float:
+    if not {"I", "II", "III"} <= set(rows):
+        return math.nan
+    one, two, three = (rows[name] for name in ("I", "II", "III"))
+    valid = mask[one] & mask[two] & mask[three]
+    rest = x[one, valid].astype(np.float64) + x[three, valid] - x[two, valid]
+    return float(np.sqrt(np.mean(rest**2))) if valid.any() else math.nan
+
+
+def _reversal(x: np.ndarray, mask: np.ndarray, rows: dict[str, int], rate: float) -> str:
+    """Which limb electrodes look exchanged, or ""."""
+    chest = next((rows[name] for name in ("V6", "V5") if name in rows), None)
+    if chest is None or not {"I", "II"} <= set(rows):
+        return ""
+    chosen, end = [rows["I"], rows["II"], chest], round(_REVERSAL_S * rate)
+    if not mask[chosen, :end].all():
+        return ""
+    beat = _average_beat(x[chosen, :end], rate)
+    if beat is None:
+        return ""
+    one, two, reference = beat
+    if _inverted(two, reference, rate):  # first: RA and LL turn lead I over as well in many hearts
+        return "RA and LL (lead II is upside down)"
+    return "RA and LA (lead I is upside down)" if _inverted(one, reference, rate) else ""
+
+
+def _average_beat(x: np.ndarray, rate: float) -> np.ndarray | None:
+    """Median of the beats, from 280 ms before to 450 ms after the R peak; None with fewer than three beats."""
+    from xecg.signal.qrs import detect
+
+    before, after = round(_BEAT_S[0] * rate), round(_BEAT_S[1] * rate)
+    peaks = [p for p in detect(x, rate) if before <= p < x.shape[1] - after] if rate >= 50 else []
+    return np.median([x[:, p - before : p + after] for p in peaks], axis=0) if len(peaks) >= 3 else None
+
+
+def _inverted(limb: np.ndarray, chest: np.ndarray, rate: float) -> bool:
+    """P wave negative in the limb lead, and both its QRS complex and its whole beat the mirror image of the chest
+    lead's."""
+
+    def part(row: np.ndarray, start_s: float, end_s: float) -> np.ndarray:
+        return row[round((start_s + _BEAT_S[0]) * rate) : round((end_s + _BEAT_S[0]) * rate)]
+
+    def mirrored(start_s: float, end_s: float) -> bool:
+        a, b = (part(row, start_s, end_s) - part(row, start_s, end_s).mean() for row in (limb, chest))
+        size = float(np.sqrt(np.sum(a * a) * np.sum(b * b)))
+        return size > 0 and float(np.sum(a * b)) / size < _MIRROR
+
+    p = part(limb, -0.22, -0.06)
+    edge = max(1, len(p) // 8)
+    bump = p - np.linspace(np.median(p[:edge]), np.median(p[-edge:]), len(p))
+    return bool(bump[np.abs(bump).argmax()] < -_P_WAVE_MV) and mirrored(-0.06, 0.08) and mirrored(-0.25, 0.42)
+
+
+def _reasons(
+    leads: tuple[str, ...],
+    gaps: np.ndarray,
+    clipped: np.ndarray,
+    flat: np.ndarray,
+    noise: np.ndarray,
+    mains: np.ndarray,
+    range_mv: float,
+    swapped: str,
+) -> list[str]:
+    def which(bad: np.ndarray) -> str:
+        return ", ".join(name for name, b in zip(leads, bad) if b)
+
+    checks = (
+        (flat > 0.5, "flat"),
+        (clipped > _RAIL_SHARE, f"more than {_RAIL_SHARE:.0%} of samples at one rail"),
+        (gaps > _GAP_LIMIT, f"more than {_GAP_LIMIT:.0%} missing"),
+        (noise > 0.5, "noise above 40 Hz in most seconds"),
+        (mains, "mains stronger than the ECG"),
+    )
+    reasons = [f"{which(bad)}: {text}" for bad, text in checks if bad.any()]
+    if range_mv > _RANGE_MV[1]:
+        reasons.append(f"range is {range_mv:.3g} mV: looks like µV read as mV (1,000×)")
+    elif range_mv < _RANGE_MV[0]:
+        reasons.append(f"range is {range_mv:.3g} mV: no signal, or V read as mV (1,000×)")
+    if swapped:
+        reasons.append(f"limb electrodes {swapped} look exchanged")
+    return reasons
