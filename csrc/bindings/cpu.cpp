@@ -158,6 +158,70 @@ void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool 
     parallel_for(k.frontend_tasks(a), 1, [&](int64_t lo, int64_t hi) { k.frontend(a, lo, hi, thread_scratch(scratch)); });
 }
 
+constexpr int64_t slstm_grain = 1 << 18;  // multiply-adds
+
+int64_t slstm_task_grain(const SlstmShape& s, int64_t tasks) {
+    return 1 + slstm_grain * tasks / (s.B * s.H * s.T * s.D * (4 * s.D + 64) + 1);
+}
+
+void slstm_pack(Address R, int64_t H, int64_t D, bool transposed, Address packed) {
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    parallel_for(H * k.slstm_blocks(D), 1 + slstm_grain / (4 * D * k.width + 1),
+                 [&](int64_t lo, int64_t hi) { k.slstm_pack(at<const float>(R), H, D, transposed, at<float>(packed), lo, hi); });
+}
+
+void slstm_forward(int64_t B, int64_t T, int64_t H, int64_t D, Address lengths, bool reverse, int dtype, Address x, int64_t x_b,
+                   int64_t x_t, int64_t x_g, int64_t x_h, Address R, Address b, Address packed, Address h, Address c, Address n,
+                   Address m, Address y, int64_t y_b, int64_t y_t, int64_t y_h, Address gates, Address slope, Address tape_h,
+                   Address tape_c, Address tape_n) {
+    const SlstmShape shape{B, T, H, D, at<const int64_t>(lengths), reverse, DType(dtype)};
+    const SlstmTape tape{at<float>(gates), at<float>(slope), at<float>(tape_h), at<float>(tape_c), at<float>(tape_n)};
+    const SlstmForward a{shape,
+                         at<const void>(x),
+                         x_b,
+                         x_t,
+                         x_g,
+                         x_h,
+                         at<const float>(R),
+                         at<const float>(b),
+                         at<const float>(packed),
+                         at<float>(h),
+                         at<float>(c),
+                         at<float>(n),
+                         at<float>(m),
+                         at<void>(y),
+                         y_b,
+                         y_t,
+                         y_h,
+                         tape};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t tasks = k.slstm_tasks(shape);
+    parallel_for(tasks, slstm_task_grain(shape, tasks), [&](int64_t lo, int64_t hi) { k.slstm_forward(a, lo, hi); });
+}
+
+// One step: x (B, 4, H, D), y (B, H, D) contiguous.
+void slstm_step(int64_t B, int64_t H, int64_t D, int dtype, Address x, int64_t x_b, int64_t x_g, int64_t x_h, Address R,
+                Address b, Address packed, Address h, Address c, Address n, Address m, Address y) {
+    slstm_forward(B, 1, H, D, 0, false, dtype, x, x_b, 0, x_g, x_h, R, b, packed, h, c, n, m, y, H * D, 0, D, 0, 0, 0, 0, 0);
+}
+
+void slstm_backward(int64_t B, int64_t T, int64_t H, int64_t D, Address lengths, bool reverse, int dtype, Address dy,
+                    int64_t dy_b, int64_t dy_t, int64_t dy_h, Address packed, Address gates, Address slope, Address tape_h,
+                    Address tape_c, Address tape_n, Address dh, Address dc, Address dn, Address dm, Address dR, Address db) {
+    const SlstmShape shape{B, T, H, D, at<const int64_t>(lengths), reverse, DType(dtype)};
+    const SlstmTape tape{at<float>(gates), at<float>(slope), at<float>(tape_h), at<float>(tape_c), at<float>(tape_n)};
+    const SlstmBackward a{shape,        at<const void>(dy), dy_b,          dy_t,          dy_h,          at<const float>(packed),
+                          tape,         at<float>(dh),      at<float>(dc), at<float>(dn), at<float>(dm), at<float>(dR),
+                          at<float>(db)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t tasks = k.slstm_tasks(shape);
+    parallel_for(tasks, slstm_task_grain(shape, tasks), [&](int64_t lo, int64_t hi) { k.slstm_backward(a, lo, hi); });
+    parallel_for(4 * H, slstm_task_grain(shape, 4 * H), [&](int64_t lo, int64_t hi) { k.slstm_weights_backward(a, lo, hi); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -173,4 +237,11 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("gated_forward", &gated_forward);
     m.def("gated_backward", &gated_backward);
     m.def("frontend", &frontend);
+    m.attr("slstm_max_units") = slstm_max_units;
+    m.def("slstm_packed_size", [](int64_t H, int64_t D) { return kernels().slstm_packed_size(H, D); });
+    m.def("slstm_reads_plain", [](int64_t D) { return kernels().slstm_reads_plain(D); });
+    m.def("slstm_pack", &slstm_pack);
+    m.def("slstm_forward", &slstm_forward);
+    m.def("slstm_step", &slstm_step);
+    m.def("slstm_backward", &slstm_backward);
 }

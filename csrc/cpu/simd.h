@@ -11,6 +11,9 @@
 
 #include "../common/types.h"
 
+// In front of loops over accumulators: unrolled this early, GCC keeps them in registers from the first to the last instruction.
+#define XECG_UNROLL _Pragma("GCC unroll 16")
+
 namespace xecg::XECG_ISA {
 
 struct bf16 {
@@ -301,6 +304,9 @@ inline void transpose(vec (&a)[W]) {
 }
 
 #endif
+
+// Asks for a line that is read soon; any address is allowed.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // Loads and stores of a block that is either known to be whole at compile time, or has n lanes.
 template <bool whole, class T>

@@ -7,6 +7,7 @@
 #include "../common/frontend.h"
 #include "../common/gated.h"
 #include "../common/linear.h"
+#include "../common/slstm.h"
 
 namespace xecg {
 
@@ -24,6 +25,14 @@ struct KernelTable {
     void (*frontend)(const Frontend&, int64_t, int64_t, float*);
     int64_t (*frontend_tasks)(const Frontend&);
     int64_t (*frontend_scratch)(const Frontend&);
+    void (*slstm_forward)(const SlstmForward&, int64_t, int64_t);
+    void (*slstm_backward)(const SlstmBackward&, int64_t, int64_t);
+    void (*slstm_weights_backward)(const SlstmBackward&, int64_t, int64_t);
+    int64_t (*slstm_tasks)(const SlstmShape&);
+    void (*slstm_pack)(const float*, int64_t, int64_t, bool, float*, int64_t, int64_t);
+    int64_t (*slstm_blocks)(int64_t);
+    int64_t (*slstm_packed_size)(int64_t, int64_t);
+    bool (*slstm_reads_plain)(int64_t);
 };
 
 // The fastest level that this machine runs and XECG_CPU_ISA (base | avx2 | avx512) allows. Chosen once.

@@ -4,6 +4,7 @@
 #include "../frontend.h"
 #include "../gated.h"
 #include "../linear.h"
+#include "../slstm_backward.h"
 #include "../table.h"
 
 #define XECG_NAME_OF(x) #x
@@ -13,8 +14,26 @@ namespace xecg::XECG_ISA {
 
 extern const KernelTable table;
 const KernelTable table = {
-    XECG_NAME(XECG_ISA), W,        conv1d_forward, conv1d_backward,  conv1d_blocks, linear, linear_tasks, gated_forward,
-    gated_backward,      frontend, frontend_tasks, frontend_scratch,
+    XECG_NAME(XECG_ISA),
+    W,
+    conv1d_forward,
+    conv1d_backward,
+    conv1d_blocks,
+    linear,
+    linear_tasks,
+    gated_forward,
+    gated_backward,
+    frontend,
+    frontend_tasks,
+    frontend_scratch,
+    slstm_forward,
+    slstm_backward,
+    slstm_weights_backward,
+    slstm_tasks,
+    slstm_pack,
+    slstm_blocks,
+    slstm_packed_size,
+    slstm_reads_plain,
 };
 
 }  // namespace xecg::XECG_ISA

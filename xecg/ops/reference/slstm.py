@@ -65,11 +65,11 @@ def step(
 
 
 def step_(x: Tensor, R: Tensor, b: Tensor, h: Tensor, c: Tensor, n: Tensor, m: Tensor, out: Tensor) -> None:
-    """`step` that overwrites h, c, n, m and writes the output into `out`."""
+    """`step` that overwrites the state and writes h, rounded to x's type, into out (B,H,D)."""
     new = step(x, R, b, h, c, n, m)
-    out.copy_(new[0])
     for old, value in zip((h, c, n, m), new):
         old.copy_(value)
+    out.copy_(h)
 
 
 def backward(
