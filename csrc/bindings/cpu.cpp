@@ -3,8 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <vector>
+#include <array>
 
+#include "../cpu/arena.h"
 #include "../cpu/pool.h"
 #include "../cpu/table.h"
 
@@ -117,13 +118,6 @@ void gated_backward(int64_t rows, int64_t n, bool gelu, int dtype, Address a, in
     parallel_for(rows, 1 + gated_grain / (n + 1), [&](int64_t lo, int64_t hi) { k.gated_backward(g, lo, hi); });
 }
 
-// Scratch of the calling thread, kept between calls.
-float* thread_scratch(int64_t floats) {
-    thread_local std::vector<float> scratch;
-    if (int64_t(scratch.size()) < floats) scratch.resize(size_t(floats));
-    return scratch.data();
-}
-
 void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool counts, Address mv_per_count, Address baseline,
               int stages, Address stage_sections, Address stage_pad, Address coefficients, Address steady, float dc, int64_t up,
               int64_t down, int64_t half, int64_t taps, Address fir, bool zscore, float flat_std, Address y, Address y_at,
@@ -155,7 +149,10 @@ void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool 
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
     const int64_t scratch = k.frontend_scratch(a);
-    parallel_for(k.frontend_tasks(a), 1, [&](int64_t lo, int64_t hi) { k.frontend(a, lo, hi, thread_scratch(scratch)); });
+    parallel_for(k.frontend_tasks(a), 1, [&](int64_t lo, int64_t hi) {
+        Arena arena(scratch);
+        k.frontend(a, lo, hi, arena.data());
+    });
 }
 
 constexpr int64_t slstm_grain = 1 << 18;  // multiply-adds
@@ -222,11 +219,108 @@ void slstm_backward(int64_t B, int64_t T, int64_t H, int64_t D, Address lengths,
     parallel_for(4 * H, slstm_task_grain(shape, 4 * H), [&](int64_t lo, int64_t hi) { k.slstm_weights_backward(a, lo, hi); });
 }
 
+using View = std::array<int64_t, 4>;   // address, strides of batch, time, head
+using State = std::array<Address, 3>;  // C, n, m
+
+MlstmView view(const View& x) { return MlstmView{at<const void>(Address(x[0])), x[1], x[2], x[3]}; }
+
+MlstmShape mlstm_shape(const std::array<int64_t, 5>& sizes, Address lengths, bool reverse, bool sig, float scale, float eps,
+                       int64_t chunk, int dtype) {
+    const auto [B, T, H, DK, DV] = sizes;
+    return MlstmShape{B, T, H, DK, DV, at<const int64_t>(lengths), reverse, sig, scale, eps, chunk, DType(dtype)};
+}
+
+constexpr int64_t mlstm_grain = 1 << 17;  // multiply-adds
+
+int64_t mlstm_task_grain(const MlstmShape& s) { return 1 + mlstm_grain / ((s.T + 1) * (s.DK + 1) * (s.DV + 1)); }
+
+void mlstm_forward(const std::array<int64_t, 5>& sizes, Address lengths, bool reverse, bool sig, float scale, float eps,
+                   int64_t chunk, int dtype, const View& q, const View& k, const View& v, const View& i, const View& f,
+                   const View& h, const State& first, const State& last) {
+    const MlstmForward a{mlstm_shape(sizes, lengths, reverse, sig, scale, eps, chunk, dtype),
+                         view(q),
+                         view(k),
+                         view(v),
+                         view(i),
+                         view(f),
+                         view(h),
+                         at<const float>(first[0]),
+                         at<const float>(first[1]),
+                         at<const float>(first[2]),
+                         at<float>(last[0]),
+                         at<float>(last[1]),
+                         at<float>(last[2])};
+    py::gil_scoped_release free;
+    const KernelTable& table = kernels();
+    const int64_t floats = table.mlstm_forward_scratch(a.shape);
+    parallel_for(a.shape.B * a.shape.H, mlstm_task_grain(a.shape),
+                 [&](int64_t lo, int64_t hi) { table.mlstm_forward(a, Arena(floats).data(), lo, hi); });
+}
+
+void mlstm_backward(const std::array<int64_t, 5>& sizes, Address lengths, bool reverse, bool sig, float scale, float eps,
+                    int64_t chunk, int dtype, const View& dh, const View& q, const View& k, const View& v, const View& i,
+                    const View& f, const State& last, const State& first, const View& dq, const View& dk, const View& dv,
+                    const View& di, const View& df, const State& dfirst) {
+    const MlstmBackward a{mlstm_shape(sizes, lengths, reverse, sig, scale, eps, chunk, dtype),
+                          view(dh),
+                          view(q),
+                          view(k),
+                          view(v),
+                          view(i),
+                          view(f),
+                          at<const float>(last[0]),
+                          at<const float>(last[1]),
+                          at<const float>(last[2]),
+                          at<const float>(first[0]),
+                          at<const float>(first[1]),
+                          at<const float>(first[2]),
+                          view(dq),
+                          view(dk),
+                          view(dv),
+                          view(di),
+                          view(df),
+                          at<float>(dfirst[0]),
+                          at<float>(dfirst[1]),
+                          at<float>(dfirst[2])};
+    py::gil_scoped_release free;
+    const KernelTable& table = kernels();
+    const int64_t floats = table.mlstm_backward_scratch(a.shape);
+    parallel_for(a.shape.B * a.shape.H, mlstm_task_grain(a.shape),
+                 [&](int64_t lo, int64_t hi) { table.mlstm_backward(a, Arena(floats).data(), lo, hi); });
+}
+
+void mlstm_step(int64_t B, int64_t H, int64_t DK, int64_t DV, bool sig, float scale, float eps, int dtype, Address q, int64_t q_b,
+                int64_t q_h, Address k, int64_t k_b, int64_t k_h, Address v, int64_t v_b, int64_t v_h, Address i, int64_t i_b,
+                int64_t i_h, Address f, int64_t f_b, int64_t f_h, Address C, Address n, Address m, Address out) {
+    const MlstmStep a{B,
+                      H,
+                      DK,
+                      DV,
+                      sig,
+                      scale,
+                      eps,
+                      DType(dtype),
+                      {at<const void>(q), q_b, 0, q_h},
+                      {at<const void>(k), k_b, 0, k_h},
+                      {at<const void>(v), v_b, 0, v_h},
+                      {at<const void>(i), i_b, 0, i_h},
+                      {at<const void>(f), f_b, 0, f_h},
+                      at<float>(C),
+                      at<float>(n),
+                      at<float>(m),
+                      at<void>(out)};
+    py::gil_scoped_release free;
+    const KernelTable& table = kernels();
+    const int64_t grain = 1 + mlstm_grain / (DK * DV + 1);
+    parallel_for(B * H, grain, [&](int64_t lo, int64_t hi) { table.mlstm_step(a, lo, hi); });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "CPU kernels of xecg: raw addresses in, raw addresses out. Use xecg.ops.";
     m.attr("conv1d_max_taps") = conv1d_max_taps;
+    m.attr("mlstm_widest_head") = mlstm_widest_head;
     m.def("isa", [] { return std::string(kernels().isa); });
     m.def("isa_levels", &isa_levels);
     m.def("num_threads", &num_threads);
@@ -244,4 +338,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("slstm_forward", &slstm_forward);
     m.def("slstm_step", &slstm_step);
     m.def("slstm_backward", &slstm_backward);
+    m.def("mlstm_forward", &mlstm_forward);
+    m.def("mlstm_backward", &mlstm_backward);
+    m.def("mlstm_step", &mlstm_step);
 }

@@ -6,7 +6,11 @@
 #include <cstdint>
 #include <cstring>
 #if defined(__AVX2__)
+#pragma GCC diagnostic push  // GCC 12 takes its own _mm512_undefined_ps for an uninitialised variable (GCC bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include "../common/types.h"
@@ -80,6 +84,7 @@ inline vec round(vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEARES
 inline mask less(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 inline mask equal(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 inline mask is_nan(vec a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+inline mask first_lanes(int64_t n) { return {lanes(n)}; }
 inline vec select(mask m, vec yes, vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
 // a * 2^n for whole n with a * 2^n inside the normal range, or saturating outside it.
 inline vec scale2(vec a, vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
@@ -88,6 +93,13 @@ inline float sum(vec a) {
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+// Lanes of a and b in turn: low = a0 b0 a1 b1 ..., high goes on from lane W/2.
+inline void zip(vec a, vec b, vec& low, vec& high) {
+    const __m512i first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    low.v = _mm512_permutex2var_ps(a.v, first, b.v);
+    high.v = _mm512_permutex2var_ps(a.v, second, b.v);
 }
 
 // Rows become columns. Two rounds inside 128-bit quarters, two rounds among them.
@@ -176,6 +188,7 @@ inline vec round(vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT
 inline mask less(vec a, vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
 inline mask equal(vec a, vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 inline mask is_nan(vec a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
+inline mask first_lanes(int64_t n) { return {_mm256_castsi256_ps(lanes(n))}; }
 inline vec select(mask m, vec yes, vec no) { return {_mm256_blendv_ps(no.v, yes.v, m.m)}; }
 inline vec power2(vec n) {
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
@@ -189,6 +202,11 @@ inline float sum(vec a) {
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+inline void zip(vec a, vec b, vec& low, vec& high) {
+    const __m256 x = _mm256_unpacklo_ps(a.v, b.v), y = _mm256_unpackhi_ps(a.v, b.v);
+    low.v = _mm256_permute2f128_ps(x, y, 0x20);
+    high.v = _mm256_permute2f128_ps(x, y, 0x31);
 }
 
 // Rows become columns.
@@ -264,6 +282,7 @@ inline vec fma(vec a, vec b, vec c) { return {a.v * b.v + c.v}; }
 inline mask less(vec a, vec b) { return {a.v < b.v}; }
 inline mask equal(vec a, vec b) { return {a.v == b.v}; }
 inline mask is_nan(vec a) { return {a.v != a.v}; }
+inline mask first_lanes(int64_t n) { return {ints4{0, 1, 2, 3} < int32_t(n)}; }
 inline vec select(mask m, vec yes, vec no) {
     ints4 y, n;
     std::memcpy(&y, &yes.v, 16);
@@ -301,6 +320,10 @@ inline void transpose(vec (&a)[W]) {
     for (int k = 0; k < W; ++k) store(t[k], a[k]);
     for (int k = 0; k < W; ++k)
         for (int l = 0; l < W; ++l) a[k].v[l] = t[l][k];
+}
+inline void zip(vec a, vec b, vec& low, vec& high) {
+    low.v = __builtin_shufflevector(a.v, b.v, 0, 4, 1, 5);
+    high.v = __builtin_shufflevector(a.v, b.v, 2, 6, 3, 7);
 }
 
 #endif

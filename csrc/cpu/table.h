@@ -7,6 +7,7 @@
 #include "../common/frontend.h"
 #include "../common/gated.h"
 #include "../common/linear.h"
+#include "../common/mlstm.h"
 #include "../common/slstm.h"
 
 namespace xecg {
@@ -33,6 +34,11 @@ struct KernelTable {
     int64_t (*slstm_blocks)(int64_t);
     int64_t (*slstm_packed_size)(int64_t, int64_t);
     bool (*slstm_reads_plain)(int64_t);
+    void (*mlstm_forward)(const MlstmForward&, float* scratch, int64_t, int64_t);
+    int64_t (*mlstm_forward_scratch)(const MlstmShape&);
+    void (*mlstm_backward)(const MlstmBackward&, float* scratch, int64_t, int64_t);
+    int64_t (*mlstm_backward_scratch)(const MlstmShape&);
+    void (*mlstm_step)(const MlstmStep&, int64_t, int64_t);
 };
 
 // The fastest level that this machine runs and XECG_CPU_ISA (base | avx2 | avx512) allows. Chosen once.

@@ -4,6 +4,9 @@
 #include "../frontend.h"
 #include "../gated.h"
 #include "../linear.h"
+#include "../mlstm.h"
+#include "../mlstm_backward.h"
+#include "../mlstm_step.h"
 #include "../slstm_backward.h"
 #include "../table.h"
 
@@ -13,27 +16,17 @@
 namespace xecg::XECG_ISA {
 
 extern const KernelTable table;
+// In the order of KernelTable.
+// clang-format off
 const KernelTable table = {
-    XECG_NAME(XECG_ISA),
-    W,
-    conv1d_forward,
-    conv1d_backward,
-    conv1d_blocks,
-    linear,
-    linear_tasks,
-    gated_forward,
-    gated_backward,
-    frontend,
-    frontend_tasks,
-    frontend_scratch,
-    slstm_forward,
-    slstm_backward,
-    slstm_weights_backward,
-    slstm_tasks,
-    slstm_pack,
-    slstm_blocks,
-    slstm_packed_size,
-    slstm_reads_plain,
+    XECG_NAME(XECG_ISA), W,
+    conv1d_forward, conv1d_backward, conv1d_blocks,
+    linear, linear_tasks,
+    gated_forward, gated_backward,
+    frontend, frontend_tasks, frontend_scratch,
+    slstm_forward, slstm_backward, slstm_weights_backward, slstm_tasks, slstm_pack, slstm_blocks, slstm_packed_size, slstm_reads_plain,
+    mlstm_forward, mlstm_forward_scratch, mlstm_backward, mlstm_backward_scratch, mlstm_step,
 };
+// clang-format on
 
 }  // namespace xecg::XECG_ISA

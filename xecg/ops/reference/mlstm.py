@@ -232,8 +232,8 @@ class _Sequence:
         return _fold(self.timeline.take(x), self.v.dtype)
 
     def unfold(self, x: Tensor) -> Tensor:
-        """(N,T,…) in processing order → (B,T,H,…) of the caller, 0 on padding."""
-        return self.timeline.put(x.unflatten(0, self.leads).transpose(1, 2))
+        """(N,T,…) in processing order → (B,T,H,…) of the caller, contiguous, 0 on padding."""
+        return self.timeline.put(x.unflatten(0, self.leads).transpose(1, 2)).contiguous()
 
     def load_state(self, C0: Tensor | None, n0: Tensor | None, m0: Tensor | None) -> _State:
         """State for the first step; an empty one holds nothing, whatever its C and n say."""
