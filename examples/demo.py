@@ -44,12 +44,8 @@ def main() -> None:
 
 
 def synthetic_archive() -> Path:
-    """120 labelled synthetic patients as WFDB files; no real recording is part of this package."""
-    from xecg.signal import simulate
-
-    folder = OUT / "synthetic"
-    print(f"Writing synthetic patients to {folder}", flush=True)
-    simulate.archive(folder, patients=120, seed=0)
+    """Labelled synthetic patients as WFDB files; no real recording is part of this package."""
+    run("benchecg", "prepare", "demo-synthetic", "--data", OUT)
     return OUT
 
 
@@ -58,8 +54,8 @@ def choose(archive: Path, *, real: bool) -> tuple[Path, Path, list[Path]]:
     if real:
         first = sorted((archive / "challenge-2021").rglob("*.hea"))[0]
         return first, archive / "mitdb" / "100.hea", [archive / "challenge-2021", archive / "mitdb"]
-    records = sorted((archive / "synthetic").glob("*.hea"))
-    return records[0], records[1], [archive / "synthetic"]
+    records = sorted((archive / "demo-synthetic").glob("*.hea"))
+    return records[0], records[1], [archive / "demo-synthetic"]
 
 
 def record_id(table: Path) -> str:

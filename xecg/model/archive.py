@@ -46,7 +46,9 @@ _T = TypeVar("_T")
 
 _BATCH_SECONDS = 10.0  # `batch_size` counts ECGs of this length
 _LENGTH_STEP = 1.25  # lengths within this factor share a batch: at most a fifth of it is padding
-_CHUNK_TOKENS = 4096  # longer sequences go through the blocks in pieces: memory stays bounded
+_CHUNK_TOKENS = 1024  # longer sequences go through the blocks in stretches: memory stays bounded
+_LONG_BATCH = 1 << 21  # samples of a batch of such sequences: time steps come one after another, so they share them
+_WAITING = 1 << 23  # samples that wait for company at most: 0.5 GB with 12 leads
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def embed_archive(
     window_s: float | None = None,
     batch_size: int = 16,
     workers: int | None = None,
+    shard: tuple[int, int] = (1, 1),
     reading: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbedReport:
@@ -114,6 +117,7 @@ def embed_archive(
 
     window_s: a row per window of so many seconds (each window is preprocessed as if it were a recording of its own, the
     last may be shorter); None: a row per record. batch_size: ten-second ECGs a batch. workers: threads that read.
+    shard: (i, n) takes the i-th of n shares of the records, i from 1; a record's share follows from its id alone.
     reading: keyword arguments for `xecg.read`. progress: called with (records done, records in all).
 
     The record id is the path below its root without suffix. Refused records go to `OUT.errors.jsonl`; if all
@@ -129,13 +133,16 @@ def embed_archive(
         )
     if batch_size < 1:
         raise SpecError(f"batch_size is {batch_size}; needed at least 1")
+    if not 1 <= shard[0] <= shard[1]:
+        raise SpecError(f"shard is {shard[0]}/{shard[1]}; needed i/n with i from 1 to n")
     out = check_output(out)
     reading = {name: value for name, value in sorted((reading or {}).items()) if value}
-    origin = provenance(model, window_s=window_s, batch_size=batch_size, reading=reading)
+    origin = provenance(model, window_s=window_s, batch_size=batch_size, shard=shard, reading=reading)
     parts: list[Path] = []
     done = 0
     with working_folder(out) as folder:
         records = list_inputs([inputs] if isinstance(inputs, (str, Path)) else inputs, leave_out=folder)
+        records = [record for record in records if record.share(shard[1]) == shard[0]]
 
         def tell(n: int) -> None:
             if progress is not None:
@@ -260,7 +267,7 @@ def _embed_part(
 
     Which pieces share a batch follows from their order and lengths alone, so that a rerun gives the same bits.
     """
-    budget = batch_size * _BATCH_SECONDS * (model.spec.rate or 500.0)  # samples of a batch
+    short = batch_size * _BATCH_SECONDS * (model.spec.rate or 500.0)  # samples of a batch
     rows: list[dict[str, Any]] = []
     vectors: dict[int, np.ndarray] = {}
     waiting: dict[int, dict[int, _Piece]] = {}  # length class → row → piece
@@ -282,8 +289,11 @@ def _embed_part(
             batch = waiting.setdefault(length, {})
             batch[len(rows)] = piece
             rows.append(piece.row)
-            if (len(batch) + 1) * length > budget:
+            if (len(batch) + 1) * length > (short if length <= _CHUNK_TOKENS * model.spec.patch else _LONG_BATCH):
                 run(length)
+            sizes = {length: length * len(batch) for length, batch in waiting.items()}
+            if sum(sizes.values()) > _WAITING:
+                run(max(sizes, key=lambda length: sizes[length]))
     for length in sorted(waiting):
         run(length)
     table = np.stack([vectors[n] for n in range(len(rows))]) if rows else np.zeros((0, 0), np.float32)

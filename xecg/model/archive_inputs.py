@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,10 @@ class Input:
     path: Path
     size: int
     state: str
+
+    def share(self, n: int) -> int:
+        """Which of n shares, 1..n: the same on every machine, whatever else is in the archive."""
+        return int.from_bytes(hashlib.sha256(self.record_id.encode()).digest()[:8], "big") % n + 1
 
 
 def list_inputs(roots: Sequence[str | Path], *, leave_out: Path) -> list[Input]:
@@ -69,7 +74,8 @@ def cut_into_parts(records: Sequence[Input]) -> Iterator[list[Input]]:
             part, size = [], 0
         part.append(record)
         size += record.size
-    yield part
+    if part:
+        yield part
 
 
 def _text(name: str) -> str:

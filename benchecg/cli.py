@@ -1,0 +1,330 @@
+"""The `benchecg` command. Each command parses, calls one library function and prints; heavy imports are inside the commands.
+
+Exit codes: 0 done · 1 failed · 2 usage · 3 done, some tasks gave no score · 130 interrupted (finished runs and features are kept).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xecg.errors import DataMissing, XECGError
+
+if TYPE_CHECKING:
+    from benchecg.results import Result
+    from benchecg.running import LoadedTask
+
+__all__ = ["main"]
+
+_PARTLY = 3
+_DEFAULT_MODELS = ("xecg-tiny", "xecg-random", "rr", "age-sex", "majority")
+
+
+class _Group(click.Group):
+    """Turns a user's mistake into one line and an exit code; `--debug` shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # the reader left; the flush at exit must not fail
+            ctx.exit(0)
+        except KeyboardInterrupt:
+            click.echo(
+                "interrupted; finished runs and cached features are kept, the same command goes on from there", err=True
+            )
+            ctx.exit(130)
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            known = isinstance(error, (XECGError, OSError))
+            click.echo(
+                f"error: {error}" if known else f"internal error: {type(error).__name__}: {error}; see --debug",
+                err=True,
+            )
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 done but some tasks gave no score, 130 interrupted.",
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """How good is an ECG encoder? Research use only, not a medical device."""
+
+
+def _data_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--data", type=click.Path(), help="Folder that holds the data sets. Default: ECG_DATA.")(
+        function
+    )
+
+
+def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+@main.command("list")
+@_json_option
+def list_(as_json: bool) -> None:
+    """Tasks and models."""
+    from benchecg.models import MODELS
+    from benchecg.tasks import SUITE, load_task, task_ids
+
+    tasks = [load_task(i) for i in task_ids()]
+    built = {t.suite for t in tasks}
+    absent = [f"{n} {title}" for n, title in SUITE.items() if n not in built]
+    if as_json:
+        rows = [
+            {"id": t.id, "title": t.title, "suite": t.suite, "kind": t.kind, "metric": t.metric, "data": t.dataset.name}
+            for t in tasks
+        ]
+        _print_json({"tasks": rows, "suite_tasks_not_built": absent, "models": MODELS})
+        return
+    for t in tasks:
+        click.echo(f"{t.id:<18} {t.suite or '':<4} {t.title} ({t.metric}; {t.dataset.name}, {t.dataset.access})")
+    click.echo(f"not built yet, so there is no BenchECG score: {', '.join(absent)}\n")
+    for name, about in MODELS.items():
+        click.echo(f"{name:<18} {about}")
+    click.echo("a checkpoint folder or module:Class of your own works in place of a model's name")
+
+
+@main.command()
+@click.option(
+    "-t", "--task", "tasks", multiple=True, help="Task id; repeat for more. Default: every task that has data."
+)
+@click.option("-m", "--model", "models", multiple=True, help="Model; repeat for more. Default: all of ours.")
+@_data_option
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of the features. Default: OUT/.features.")
+@click.option(
+    "--resamples", type=click.IntRange(10, 100_000), default=2_000, show_default=True, help="Of the bootstrap."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--profile", type=click.Choice(["corrected", "authors"]), default="corrected", show_default=True)
+@_json_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    tasks: tuple[str, ...],
+    models: tuple[str, ...],
+    data: str | None,
+    out: Path,
+    cache: Path | None,
+    resamples: int,
+    seed: int,
+    profile: str,
+    as_json: bool,
+) -> None:
+    """Score models on tasks by a linear probe; results go to OUT/TASK/MODEL."""
+    from benchecg.models import load_adapter
+    from benchecg.running import run as run_one
+    from benchecg.tasks.base import data_root
+
+    if profile == "authors":
+        raise click.UsageError("the authors profile is not built yet; only corrected is, and a run never mixes the two")
+    adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
+    results = []
+    for loaded in _load_all(tasks, data_root(data)):
+        for adapter in adapters:
+            folder = out / loaded.task.id / adapter.id
+            label = f"{loaded.task.id} · {adapter.id}"
+            result = run_one(
+                loaded, adapter, out=folder, cache=cache or out / ".features", resamples=resamples, seed=seed,
+                progress=_progress(label),
+            )  # fmt: skip
+            results.append(result)
+            if not as_json:
+                click.echo(_line(result))
+    if as_json:
+        _print_json([r.to_dict() for r in results])
+    without = [r for r in results if r.headline is None]
+    ctx.exit(0 if not without else 1 if len(without) == len(results) else _PARTLY)
+
+
+def _load_all(ids: tuple[str, ...], root: Path) -> Iterable[LoadedTask]:
+    """The tasks asked for, or those whose data are there; an absent data set is an error only when it was asked for."""
+    from benchecg.running import load_data
+    from benchecg.tasks import load_task, task_ids
+
+    for task in [load_task(i) for i in ids or task_ids()]:
+        try:
+            yield load_data(task, root)
+        except DataMissing as error:
+            if ids:
+                raise
+            click.echo(f"{task.id}: left out. {error}", err=True)
+
+
+def _progress(label: str) -> Callable[[Iterable], Iterable]:
+    if not sys.stderr.isatty():
+        return iter
+    from rich.console import Console
+    from rich.progress import track
+
+    return lambda blocks: track(blocks, description=label, console=Console(stderr=True), transient=True)
+
+
+def _line(result: Result) -> str:
+    where = f"{result.task['id']:<18} {result.model['id']:<14}"
+    if result.headline is None:
+        return f"{where} no score: {result.reason}"
+    h = result.headline
+    marks = [note.partition(":")[0] for note in result.notes if note.partition(":")[0].isupper()]
+    value = f"{result.task['metric']} {_number(h['value'])} [{_number(h['low'])}, {_number(h['high'])}]"
+    support = f"{result.support['units']:,} units, {result.support['patients']:,} patients"
+    return f"{where} {value}  {support}, {result.cost['wall_s']:.1f} s{''.join(f'  {m}' for m in marks)}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@main.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@_json_option
+@click.pass_context
+def score(ctx: click.Context, runs: Path, as_json: bool) -> None:
+    """Compute every score under RUNS again, from the stored predictions alone, and say whether it is what the run said."""
+    from benchecg.results import find_results, read_result, suite_score
+    from benchecg.verifying import rescore
+
+    folders = find_results(runs)
+    rows = [row for row in map(rescore, folders) if row is not None]
+    by_model: dict[str, list[Result]] = {}
+    for result in map(read_result, folders):
+        by_model.setdefault(result.model["id"], []).append(result)
+    suites = {model: suite_score(results) for model, results in by_model.items()}
+    if as_json:
+        _print_json({"runs": rows, "benchecg_score": suites})
+    else:
+        for row in rows:
+            value = f"{row['metric']} {_number(row['value'])} [{_number(row['low'])}, {_number(row['high'])}]"
+            click.echo(
+                f"{row['task']:<18} {row['model']:<14} {value}  {'as in the run' if row['same'] else 'DIFFERS from the run'}"
+            )
+        for model, suite in suites.items():
+            value = _number(suite["score"]) if not suite["missing"] else "refused"
+            click.echo(f"BenchECG score of {model}: {value} ({suite['n_tasks']} of {suite['of']} tasks on full data)")
+    ctx.exit(0 if all(row["same"] for row in rows) else 1)
+
+
+@main.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.argument("a")
+@click.argument("b")
+@_json_option
+def compare(runs: Path, a: str, b: str, as_json: bool) -> None:
+    """Paired difference of models A and B on every task that both ran, with Holm over the tasks."""
+    from benchecg.comparing import compare as compare_models
+
+    rows = compare_models(runs, a, b)
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        verdict = {"a": f"{a} is better", "b": f"{b} is better", None: "not resolved"}[row["better"]]
+        p = "–" if row["p_holm"] is None else f"{row['p_holm']:.4f}"
+        interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
+        click.echo(
+            f"{row['task']:<18} {row['metric']} {a} − {b} = {_number(row['value'])} {interval}  p(Holm) {p}  {verdict}"
+        )
+
+
+@main.command()
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("benchecg.html"), show_default=True, help="The page."
+)
+def report(runs: Path, out: Path) -> None:
+    """One self-contained HTML page of everything under RUNS."""
+    from benchecg.report import render
+    from benchecg.results import find_results, read_result
+    from xecg.io.atomic import write_text
+
+    results = [read_result(folder) for folder in find_results(runs)]
+    write_text(out, render(results))
+    click.echo(f"{out}: {len(results)} runs")
+
+
+@main.command()
+@click.argument("tasks", nargs=-1)
+@_data_option
+@_json_option
+@click.pass_context
+def verify(ctx: click.Context, tasks: tuple[str, ...], data: str | None, as_json: bool) -> None:
+    """Count the labels of TASKS (default: those with data) and compare with the published counts of the full data set."""
+    from benchecg.tasks.base import data_root
+    from benchecg.verifying import verify as verify_counts
+
+    rows = [row for loaded in _load_all(tasks, data_root(data)) for row in verify_counts(loaded)]
+    if as_json:
+        _print_json(rows)
+    else:
+        for row in rows:
+            counts = " ".join(f"{name} {n:,}" for name, n in row["counts"].items())
+            click.echo(f"{row['task']:<18} {row['part']:<10} {counts}  {row['verdict']}")
+    ctx.exit(1 if any(row["verdict"].startswith("DIFFERS") for row in rows) else 0)
+
+
+@main.command()
+@click.argument("tasks", nargs=-1)
+@_data_option
+def prepare(tasks: tuple[str, ...], data: str | None) -> None:
+    """Say what TASKS need, where to get it and where to put it. Nothing is downloaded; demo-synthetic is simulated."""
+    from benchecg.tasks import load_task, task_ids
+    from benchecg.tasks.base import data_root
+
+    root = data_root(data)
+    for task in [load_task(i) for i in tasks or task_ids()]:
+        if task.synthetic:
+            from benchecg.tasks.synthetic_demo import write_archive
+
+            click.echo(f"{task.id}: simulated into {write_archive(root)}")
+            continue
+        d = task.dataset
+        there = "a folder is there; `benchecg verify` counts it" if (root / d.folder).is_dir() else "not there"
+        click.echo(f"{task.id}: {d.name} {d.version} ({d.size}; {d.licence}; {d.access})")
+        click.echo(f"  from {d.url}\n  to   {root / d.folder} ({there})")
+
+
+@main.command("validate-adapter")
+@click.argument("name")
+@click.option(
+    "--long-s", type=click.FloatRange(1), default=120.0, show_default=True, help="Length of the long recording, s."
+)
+@_json_option
+@click.pass_context
+def validate_adapter(ctx: click.Context, name: str, long_s: float, as_json: bool) -> None:
+    """Check that an adapter keeps its contract, on simulated input."""
+    from dataclasses import asdict
+
+    from benchecg.models import load_adapter
+    from benchecg.validation import validate_adapter as validate
+
+    checks = validate(load_adapter(name), long_s=long_s)
+    if as_json:
+        _print_json([asdict(c) for c in checks])
+    else:
+        for check in checks:
+            click.echo(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found}")
+    ctx.exit(0 if all(c.passed for c in checks) else 1)

@@ -1,0 +1,60 @@
+"""Two models on the same units: paired differences per task, Holm over the tasks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchecg.predictions import Predictions, read_predictions
+from benchecg.results import PREDICTIONS_FILE, find_results, read_result
+from benchecg.stats import holm, paired_difference
+from xecg.errors import SpecError
+
+__all__ = ["compare"]
+
+
+def compare(root: Path, a: str, b: str) -> list[dict[str, Any]]:
+    """One row per task that both models have predictions for: the difference a - b of its headline metric.
+
+    root: folder of runs. Rows: task, metric, higher_is_better, value, low, high, p, p_holm, better ("a", "b" or None: unresolved).
+    Raises SpecError when they share no task, or when the predictions are not of the same units.
+    """
+    runs = {model: _runs_of(root, model) for model in (a, b)}
+    shared = sorted(runs[a].keys() & runs[b].keys())
+    if not shared:
+        raise SpecError(f"{a} and {b} have no scored task in common under {root}; run both on one task first")
+    rows = [_row(read_predictions(runs[a][task]), read_predictions(runs[b][task])) for task in shared]
+    known = [row for row in rows if row["p"] is not None]
+    for row, adjusted in zip(known, holm([row["p"] for row in known])):
+        row["p_holm"] = adjusted
+        if adjusted < 0.05:
+            row["better"] = "a" if (row["value"] > 0) == row["higher_is_better"] else "b"
+    return rows
+
+
+def _runs_of(root: Path, model: str) -> dict[str, Path]:
+    results = [(folder, read_result(folder)) for folder in find_results(root)]
+    found = {
+        r.task["id"]: folder / PREDICTIONS_FILE for folder, r in results if r.model["id"] == model and r.predictions
+    }
+    if not found:
+        scored = ", ".join(sorted({r.model["id"] for _, r in results if r.predictions})) or "none"
+        raise SpecError(f"there is no scored run of {model!r} under {root}; models with scores there: {scored}")
+    return found
+
+
+def _row(a: Predictions, b: Predictions) -> dict[str, Any]:
+    facts = a.facts
+    same = len(a.unit_id) == len(b.unit_id) and (a.unit_id == b.unit_id).all() and np.array_equal(a.y, b.y)
+    if not same or (a.facts.task, a.facts.version) != (b.facts.task, b.facts.version):
+        raise SpecError(
+            f"the runs of {facts.task} were not scored on the same units; run both models on the same data and task version"
+        )
+    difference = paired_difference(
+        a.statistic(), b.statistic(), facts.metric, resamples=facts.resamples, seed=facts.seed
+    )
+    row = {"task": facts.task, "metric": facts.metric, "higher_is_better": facts.higher_is_better}
+    return {**row, **asdict(difference), "p_holm": None, "better": None}

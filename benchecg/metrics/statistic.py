@@ -1,0 +1,130 @@
+"""`Statistic`: all metrics of one prediction table as one function of the clusters' weights.
+
+The point estimate is the value at weights of one; a bootstrap replicate is the value at drawn weights. One code path computes
+both, so a score and its interval cannot disagree about what the metric is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchecg.metrics.classification import auroc, average_precision, confusion, macro, precision_recall_f1
+from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums
+from xecg.errors import SpecError
+
+__all__ = ["KINDS", "Statistic", "predicted_class", "statistic"]
+
+KINDS = ("multiclass", "multilabel", "binary", "regression")
+
+_CELLS = 4_000_000  # weights held at once while an AUROC is resampled: 32 MB of float64
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """names: one per metric, per-class ones as "f1/V". values: weights (B, clusters) → float64 (B, len(names)), NaN = undefined."""
+
+    names: tuple[str, ...]
+    n_clusters: int
+    values: Callable[[np.ndarray], np.ndarray]
+
+    def point(self) -> dict[str, float]:
+        """The metrics themselves, every cluster once."""
+        return dict(zip(self.names, self.values(np.ones((1, self.n_clusters)))[0].tolist()))
+
+
+def predicted_class(score: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Argmax over columns, int64 (n,); -1 where the unit has no valid prediction. Ties go to the first class."""
+    found = np.full(len(score), -1)
+    found[valid] = score[valid].argmax(1)
+    return found
+
+
+def statistic(
+    kind: str,
+    *,
+    truth: np.ndarray,
+    score: np.ndarray,
+    valid: np.ndarray,
+    cluster: np.ndarray,
+    classes: tuple[str, ...],
+    class_sets: Mapping[str, tuple[str, ...]] | None = None,
+) -> Statistic:
+    """The metrics of a task kind over n units.
+
+    truth: class index (n,) for "multiclass", 0/1 (n,) for "binary", 0/1 (n, C) for "multilabel", numbers (n,) for "regression".
+    score: (n, C), or (n,) for "binary" and "regression". valid: bool (n,). cluster: int (n,) from 0, the patient of each unit.
+    class_sets: extra macro-F1 names → the classes they keep: only units of these true classes count, and a prediction outside
+    the set is an error of the true class. Raises SpecError when a kind other than "multiclass" has units without prediction.
+    """
+    n_clusters = int(cluster.max()) + 1 if len(cluster) else 0
+    if kind == "multiclass":
+        return _multiclass(
+            truth.astype(np.int64), predicted_class(score, valid), cluster, n_clusters, classes, class_sets or {}
+        )
+    if not valid.all():
+        raise SpecError(
+            f"{int((~valid).sum())} of {len(valid)} units have no prediction; a {kind} task needs one for every unit, "
+            "or the model could leave out what it finds hard"
+        )
+    if kind == "regression":
+        sums = regression_sums(truth, score, cluster, n_clusters)
+        return Statistic(REGRESSION_NAMES, n_clusters, lambda w: regression(w @ sums))
+    if kind == "binary":
+        return _labels(truth[:, None], score[:, None], cluster, n_clusters, ())
+    if kind == "multilabel":
+        return _labels(truth, score, cluster, n_clusters, classes)
+    raise SpecError(f"task kind is {kind!r}; needed one of {', '.join(KINDS)}")
+
+
+def _multiclass(
+    truth: np.ndarray,
+    found: np.ndarray,
+    cluster: np.ndarray,
+    n_clusters: int,
+    classes: tuple[str, ...],
+    class_sets: Mapping[str, tuple[str, ...]],
+) -> Statistic:
+    n = len(classes)
+    counts = np.stack([confusion(truth[cluster == k], found[cluster == k], n) for k in range(n_clusters)]).astype(float)
+    names = ["macro_f1", *class_sets, "accuracy"]
+    names += [f"{metric}/{c}" for metric in ("f1", "se", "ppv") for c in classes]
+    kept = [[classes.index(c) for c in chosen] for chosen in class_sets.values()]
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        pooled = np.einsum("bk,kij->bij", weights, counts)
+        ppv, se, f1 = precision_recall_f1(pooled)
+        with np.errstate(invalid="ignore"):
+            accuracy = np.trace(pooled[..., :n], axis1=-2, axis2=-1) / pooled.sum((-2, -1))
+        sets = [macro(precision_recall_f1(_restrict(pooled, keep))[2]) for keep in kept]
+        return np.column_stack([macro(f1), *sets, accuracy, f1, se, ppv])
+
+    return Statistic(tuple(names), n_clusters, values)
+
+
+def _restrict(counts: np.ndarray, keep: list[int]) -> np.ndarray:
+    rows = counts[..., keep, :]
+    inside = rows[..., keep]
+    return np.concatenate([inside, (rows.sum(-1) - inside.sum(-1))[..., None]], axis=-1)
+
+
+def _labels(
+    truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, n_clusters: int, classes: tuple[str, ...]
+) -> Statistic:
+    metrics = (("auroc", auroc), ("ap", average_precision))
+    names = [f"macro_{m}" for m, _ in metrics] + [f"{m}/{c}" for m, _ in metrics for c in classes]
+    if not classes:
+        names = [m for m, _ in metrics]
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        step = max(1, _CELLS // max(1, len(cluster)))
+        blocks = []
+        for start in range(0, len(weights), step):
+            w = weights[start : start + step, cluster]
+            each = [np.stack([f(truth[:, c], score[:, c], w) for c in range(truth.shape[1])], 1) for _, f in metrics]
+            blocks.append(np.column_stack([*(macro(e) for e in each), *each]) if classes else np.column_stack(each))
+        return np.concatenate(blocks)
+
+    return Statistic(tuple(names), n_clusters, values)

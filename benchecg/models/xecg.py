@@ -1,0 +1,78 @@
+"""xECG checkpoints as adapters: preprocessing from the checkpoint's own spec, tokens of one offline `encode` per recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchecg.models.base import Tokens
+from xecg.errors import ShapeError
+from xecg.signal import ModelInput, Recording
+
+if TYPE_CHECKING:
+    from xecg.model import XECG
+
+__all__ = ["XECGAdapter", "random_xecg"]
+
+_RANDOM_SEED = 20_250  # any seed but that of the shipped tiny initialisation
+_CHUNK = 1_024  # tokens of a block at once: 4 min of signal, so a day of Holter fits in memory
+
+
+class XECGAdapter:
+    """An xECG encoder. id: its name in tables. pretrained_on: None = unknown; () is set for untrained weights."""
+
+    def __init__(self, model: XECG, *, id: str, pretrained_on: tuple[str, ...] | None = None) -> None:
+        self._model = model.eval()
+        self.id = id
+        self.fingerprint = model.fingerprint
+        self.spec_hash = model.spec.hash
+        self.trained: bool | None = model.trained
+        self.about = f"xECG {model.name}: {model.config.blocks}, D = {model.config.dim}" + (
+            "" if model.trained else ", UNTRAINED: random weights"
+        )
+        self.pretrained_on = pretrained_on if model.trained else ()
+
+    def features(self, recordings: Sequence[Recording]) -> list[Tokens]:
+        """Tokens of each recording; recordings of one length are encoded together."""
+        from xecg import preprocess
+
+        inputs = [preprocess(r, self._model.spec) for r in recordings]
+        same: dict[int, list[int]] = {}
+        for i, ready in enumerate(inputs):
+            same.setdefault(ready.x.shape[-1], []).append(i)
+        tokens: dict[int, Tokens] = {}
+        for members in same.values():
+            values, valid = self._encode([inputs[i] for i in members])
+            for row, i in enumerate(members):
+                tokens[i] = self._timed(values[row], valid[row], recordings[i])
+        return [tokens[i] for i in range(len(recordings))]
+
+    def _encode(self, inputs: list[ModelInput]) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        x = torch.stack([torch.as_tensor(np.asarray(m.x)) for m in inputs])
+        mask = torch.stack([torch.as_tensor(np.asarray(m.mask)) for m in inputs])
+        with torch.inference_mode():
+            values = self._model.encode(x, mask=mask, chunk=_CHUNK)
+            return values.float().numpy(), self._model.valid_tokens(x, mask=mask).numpy()
+
+    def _timed(self, values: np.ndarray, valid: np.ndarray, recording: Recording) -> Tokens:
+        if not len(values):
+            found = f"{recording.source or 'a recording'} lasts {recording.duration_s:.3g} s"
+            raise ShapeError(
+                f"{found}; needed at least one token, {self._model.spec.patch} samples of the model's input"
+            )
+        kept = np.flatnonzero(valid) if valid.any() else np.arange(len(values))  # a dead recording is scored too
+        step = self._model.spec.patch / (self._model.spec.rate or recording.rate)
+        return Tokens(values[kept], start_s=step * kept, length_s=np.full(len(kept), step))
+
+
+def random_xecg() -> XECGAdapter:
+    """The floor of an architecture: the tiny encoder with random weights of another seed, never trained."""
+    from xecg import XECG, XECGConfig, load
+
+    spec = load("tiny").spec
+    model = XECG(XECGConfig.preset("tiny"), spec=spec, seed=_RANDOM_SEED, name="tiny (random)", trained=False)
+    return XECGAdapter(model, id="xecg-random")

@@ -1,0 +1,157 @@
+"""Features of a task's units from an adapter, in blocks that a cache keeps: an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchecg.models.base import Adapter, Tokens
+from benchecg.tasks.base import Record, Task, TaskData
+from benchecg.versions import library_version
+from xecg.errors import ShapeError, SpecError
+from xecg.signal import Recording
+
+__all__ = ["Features", "unit_features"]
+
+_SHOWN = ("age", "sex")  # meta that an adapter may use, unless the task hides it
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """values: float32 (n_units, D). valid: bool (n_units,), False where no token holds the unit. cached: blocks not recomputed."""
+
+    values: np.ndarray
+    valid: np.ndarray
+    blocks: int
+    cached: int
+
+
+def unit_features(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    *,
+    data_sha256: str,
+    cache: Path | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Features:
+    """Features of every unit whose record is in train, val or test (others: zeros, not valid).
+
+    A unit with a time takes the token that holds it; a unit without takes the mean of all tokens. cache: folder for the
+    blocks, named by adapter, preprocessing, data and units. Raises SpecError when a real task meets a synthetic recording,
+    ShapeError when the adapter does not keep its contract.
+    """
+    used = [i for i, r in enumerate(data.records) if r.split != "dropped"]
+    blocks = [used[i : i + task.records_per_call] for i in range(0, len(used), task.records_per_call)]
+    folder = None if cache is None else cache / _key(task, data, adapter, data_sha256)
+    parts, cached = [], 0
+    for number, block in enumerate(progress(blocks)):
+        path = None if folder is None else folder / f"block-{number:05d}.npz"
+        part = _load(path)
+        cached += part is not None
+        if part is None:
+            part = _compute(task, data, adapter, block)
+            _store(path, part)
+        parts.append((block, part))
+    return _assemble(data, parts, cached)
+
+
+def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str) -> str:
+    units = hashlib.sha256(data.record.tobytes() + data.time_s.tobytes()).hexdigest()
+    ids = [r.id for r in data.records if r.split != "dropped"]
+    parts = [
+        library_version("xecg"),  # its front end and detectors are part of the features
+        adapter.id,
+        adapter.fingerprint,
+        adapter.spec_hash,
+        data_sha256,
+        units,
+        ids,
+        task.hides,
+        task.records_per_call,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _compute(task: Task, data: TaskData, adapter: Adapter, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    recordings = [_recording(task, data.records[i]) for i in block]
+    tokens = adapter.features(recordings)
+    if len(tokens) != len(recordings):
+        raise ShapeError(
+            f"adapter {adapter.id!r} gave {len(tokens)} features for {len(recordings)} recordings; needed one each"
+        )
+    units = [_pick(t, data.time_s[data.record == i]) for i, t in zip(block, tokens)]
+    widths = {values.shape[1] for values, _ in units}
+    if len(widths) != 1:
+        raise ShapeError(
+            f"adapter {adapter.id!r} gave features of widths {sorted(widths)}; needed one width for all recordings"
+        )
+    return np.concatenate([v for v, _ in units]), np.concatenate([ok for _, ok in units])
+
+
+def _recording(task: Task, record: Record) -> Recording:
+    from xecg import read
+
+    recording = read(record.path)
+    synthetic = _is_synthetic(record.path, recording)
+    if synthetic != task.synthetic:
+        what = "is synthetic; a real task takes no synthetic recording" if synthetic else "is not marked synthetic"
+        raise SpecError(
+            f"record {record.id} {what}, and {task.id} would report it under its name. Check the data folder"
+        )
+    meta = {k: recording.meta[k] for k in _SHOWN if k in recording.meta and k not in task.hides}
+    return recording.with_(annotations=None, meta=meta)
+
+
+def _is_synthetic(path: Path, recording: Recording) -> bool:
+    """Marked by the simulator: in memory, or by a comment line of the WFDB header."""
+    if recording.meta.get("synthetic"):
+        return True
+    text = path.read_bytes().decode("utf-8", "replace") if path.suffix == ".hea" else ""
+    return any(line.startswith("#") and "synthetic" in line.lower() for line in text.splitlines())
+
+
+def _pick(tokens: Tokens, time_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(tokens.values, np.float32)
+    if np.isnan(time_s).all():
+        return np.repeat(values.mean(0, keepdims=True), len(time_s), 0), np.ones(len(time_s), bool)
+    index, inside = tokens.at(time_s)
+    return np.where(inside[:, None], values[index], np.float32(0)), inside
+
+
+def _load(path: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
+    if path is None or not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as part:
+            return part["values"], part["valid"]
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile):
+        return None  # a damaged block is computed again
+
+
+def _store(path: Path | None, part: tuple[np.ndarray, np.ndarray]) -> None:
+    if path is None:
+        return
+    from xecg.io.atomic import replacing
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, values=part[0], valid=part[1])
+
+
+def _assemble(data: TaskData, parts: list[tuple[list[int], tuple[np.ndarray, np.ndarray]]], cached: int) -> Features:
+    widths = sorted({part[0].shape[1] for _, part in parts})
+    if len(widths) != 1:
+        raise ShapeError(f"features have widths {widths}; needed one width for all recordings")
+    values = np.zeros((len(data.record), widths[0]), np.float32)
+    valid = np.zeros(len(data.record), bool)
+    for block, part in parts:
+        rows = np.flatnonzero(np.isin(data.record, block))
+        values[rows], valid[rows] = part
+    return Features(values, valid, len(parts), cached)

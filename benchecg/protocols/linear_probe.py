@@ -1,0 +1,151 @@
+"""Linear probe: one linear head on frozen, cached features, the same seven values of C for every model.
+
+Features are standardised with the training units' mean and deviation. C is chosen on the validation units by the task's own
+metric (ties: the smaller C), then the head is fitted again on train and validation together, and applied to the test units once.
+Logistic regression (scikit-learn, lbfgs, L2, no class weights); one head per label for multilabel; ridge with alpha = 1/C for a
+number. Every fit starts from 0 and runs to scikit-learn's own tolerance; nothing is random.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchecg.metrics import statistic
+from benchecg.tasks.base import Task
+from xecg.errors import SpecError
+
+__all__ = ["C_GRID", "Probe", "linear_probe"]
+
+C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+_MAX_ITER = 1_000
+_FALLBACK_C = 1.0  # when the metric is undefined on the validation units for every C
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """score: float32 test scores, (n, classes), or (n,) for "binary" and "regression"; rows of invalid units are not meaningful.
+
+    c: the chosen C. validation: metric of each C on the validation units, None where undefined. converged: of the last fit.
+    """
+
+    score: np.ndarray
+    c: float
+    validation: dict[str, float | None]
+    converged: bool
+    n_fit: int
+
+
+def linear_probe(
+    task: Task,
+    *,
+    features: np.ndarray,
+    valid: np.ndarray,
+    label: np.ndarray,
+    train: np.ndarray,
+    val: np.ndarray,
+    test: np.ndarray,
+) -> Probe:
+    """Fit, choose and predict. features (n, D), label (n,) or (n, C); train, val, test and valid: bool (n,)."""
+    fit, choose = train & valid, val & valid
+    if not fit.any() or not choose.any():
+        raise SpecError(
+            f"{int(fit.sum())} training and {int(choose.sum())} validation units have features; needed some of each"
+        )
+    validation = _validate(task, features, valid, label, fit, val)
+    chosen = _best(validation, higher_is_better=task.higher_is_better)
+    both = fit | choose
+    centre, scale = _standard(features[both])
+    head = _Head(task.kind, len(task.classes))
+    converged = head.fit(chosen, (features[both] - centre) / scale, label[both])
+    score = head.score((features[test] - centre) / scale).astype(np.float32)
+    return Probe(score, chosen, {f"{c:g}": v for c, v in validation.items()}, converged, int(both.sum()))
+
+
+def _validate(
+    task: Task, features: np.ndarray, valid: np.ndarray, label: np.ndarray, fit: np.ndarray, val: np.ndarray
+) -> dict[float, float | None]:
+    centre, scale = _standard(features[fit])
+    x, x_val = (features[fit] - centre) / scale, (features[val] - centre) / scale
+    head, result = _Head(task.kind, len(task.classes)), {}
+    for c in C_GRID:
+        head.fit(c, x, label[fit])
+        stat = statistic(
+            task.kind,
+            truth=label[val],
+            score=head.score(x_val),
+            valid=valid[val],
+            cluster=np.zeros(int(val.sum()), int),
+            classes=task.classes,
+            class_sets=task.class_sets,
+        )
+        value = stat.point()[task.metric]
+        result[c] = None if np.isnan(value) else value
+    return result
+
+
+def _best(validation: dict[float, float | None], *, higher_is_better: bool) -> float:
+    known = [(value if higher_is_better else -value, -c) for c, value in validation.items() if value is not None]
+    return -max(known)[1] if known else _FALLBACK_C
+
+
+def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scale = x.std(0, dtype=np.float64)
+    return x.mean(0, dtype=np.float64), np.where(scale > 1e-12, scale, 1.0)
+
+
+class _Head:
+    """The linear model of a task kind."""
+
+    def __init__(self, kind: str, n_classes: int) -> None:
+        self._kind, self._n_classes = kind, n_classes
+        self._models: list[Any] = []
+
+    def fit(self, c: float, x: np.ndarray, y: np.ndarray) -> bool:
+        """Fit on x (n, D), y; returns whether the solver converged."""
+        columns = y.T if self._kind == "multilabel" else [y]
+        self._models = [self._new(c, column) for column in columns]
+        fitted = [_converges(m, x, column) for m, column in zip(self._models, columns) if m is not None]
+        return all(fitted)
+
+    def score(self, x: np.ndarray) -> np.ndarray:
+        """Log-odds (classes) or the number itself; a label that training showed one value of scores 0."""
+        if self._kind == "regression":
+            return self._models[0].predict(x)
+        if self._kind == "multiclass":
+            return self._class_scores(x)
+        columns = [np.zeros(len(x)) if m is None else m.decision_function(x) for m in self._models]
+        return np.stack(columns, 1) if self._kind == "multilabel" else columns[0]
+
+    def _new(self, c: float, y: np.ndarray) -> Any:
+        from sklearn.linear_model import LogisticRegression, Ridge
+
+        if self._kind == "regression":
+            return Ridge(alpha=1 / c)
+        if len(np.unique(y)) < 2:
+            self._only = int(y[0])
+            return None
+        return LogisticRegression(C=c, max_iter=_MAX_ITER)
+
+    def _class_scores(self, x: np.ndarray) -> np.ndarray:
+        score = np.full((len(x), self._n_classes), -np.inf)  # a class that training lacks is never predicted
+        model = self._models[0]
+        if model is None:
+            score[:, self._only] = 0.0
+        elif len(model.classes_) == 2:
+            score[:, model.classes_] = np.outer(model.decision_function(x), [-0.5, 0.5])
+        else:
+            score[:, model.classes_] = model.decision_function(x)
+        return score
+
+
+def _converges(model: Any, x: np.ndarray, y: np.ndarray) -> bool:
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        model.fit(x, y)
+    return not any(issubclass(w.category, ConvergenceWarning) for w in caught)

@@ -1,0 +1,198 @@
+"""`Result`: what a run says, as JSON with fixed fields. A file with another shape is refused, so a report never guesses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from benchecg.tasks import SUITE
+from xecg.errors import ReadError
+
+__all__ = ["FORMAT", "Result", "find_results", "read_result", "suite_score", "write_result"]
+
+FORMAT = "benchecg-result/1"
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.parquet"
+
+_ESTIMATE = {"value": (float, None), "low": (float, None), "high": (float, None), "undefined": float}
+
+# field → type; a tuple lists alternatives (None = null); {"*": t} is an object with free keys; [t] a list.
+_SCHEMA: dict[str, Any] = {
+    "format": str,
+    "status": str,
+    "reason": (str, None),
+    "profile": str,
+    "task": {
+        "id": str, "version": str, "title": str, "suite": (str, None), "kind": str, "classes": [str], "metric": str,
+        "higher_is_better": bool, "unit": str, "leads": str, "rate_hz": float, "synthetic": bool, "split_rule": str,
+        "label_rule": str,
+        "published": [{"source": str, "model": str, "metric": str, "value": float, "note": str}],
+    },
+    "data": {
+        "name": str, "version": str, "licence": str, "url": str, "sha256": str, "complete": bool, "records": int,
+        "full_records": (int, None), "patient_known": bool,
+    },
+    "split": {
+        "sha256": str, "pinned": (bool, None), "records": {"*": int}, "units": {"*": int}, "patients": {"*": int},
+    },
+    "model": {
+        "id": str, "fingerprint": str, "spec_hash": str, "trained": (bool, None), "about": str,
+        "pretrained_on": ([str], None), "contamination": str, "width": (int, None),
+    },
+    "protocol": {"*": (str, int, float, bool, None, {"*": (float, None)}, [float])},
+    "bootstrap": {"resamples": int, "seed": int, "cluster": str},
+    "metrics": {"*": _ESTIMATE},
+    "support": {
+        "units": int, "without_prediction": int, "patients": int, "records": int,
+        "classes": {"*": {"units": int, "patients": int}},
+    },
+    "confusion": ([[int]], None),
+    "per_record": (
+        [{"record": str, "units": int, "correct": int, "macro_f1": (float, None), "classes": {"*": int},
+          "f1": {"*": (float, None)}}],
+        None,
+    ),
+    "warnings": [str],
+    "notes": [str],
+    "versions": {"*": str},
+    "cost": {"*": float},
+    "predictions": ({"file": str, "sha256": str}, None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one task. The fields are those of the JSON; status is "scored" or "no score", with the reason."""
+
+    status: str
+    reason: str | None
+    task: Mapping[str, Any]
+    data: Mapping[str, Any]
+    split: Mapping[str, Any]
+    model: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    bootstrap: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    support: Mapping[str, Any]
+    confusion: list[list[int]] | None
+    per_record: list[dict[str, Any]] | None
+    warnings: list[str]
+    notes: list[str]
+    versions: Mapping[str, str]
+    cost: Mapping[str, float]
+    predictions: Mapping[str, str] | None = None
+    profile: str = "corrected"
+    format: str = FORMAT
+
+    @property
+    def headline(self) -> Mapping[str, Any] | None:
+        """value, low, high, undefined of the task's own metric; None when there is no score."""
+        return self.metrics.get(self.task["metric"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _matches(value: Any, wanted: Any) -> bool:
+    if wanted is None:
+        return value is None
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, list if isinstance(wanted, list) else dict if isinstance(wanted, dict) else wanted)
+
+
+def _check(value: Any, wanted: Any, where: str, file: str) -> None:
+    options = wanted if isinstance(wanted, tuple) else (wanted,)
+    chosen = next((o for o in options if _matches(value, o)), False)
+    if chosen is False:
+        names = ["null" if o is None else o.__name__ if isinstance(o, type) else _kind(o) for o in options]
+        raise ReadError(file, where, _kind(value), f"needed {' or '.join(names)}", "Run the task again.")
+    if isinstance(chosen, list):
+        for i, item in enumerate(value):
+            _check(item, chosen[0], f"{where}[{i}]", file)
+    if isinstance(chosen, dict):
+        _check_object(value, chosen, where, file)
+
+
+def _check_object(value: dict[str, Any], wanted: dict[str, Any], where: str, file: str) -> None:
+    if "*" in wanted:
+        wanted = dict.fromkeys(value, wanted["*"])
+    for key in sorted(wanted.keys() ^ value.keys()):
+        found = "missing" if key in wanted else "unknown"
+        raise ReadError(
+            file, f"{where}.{key}".lstrip("."), found, f"needed the fields of {FORMAT}", "Run the task again."
+        )
+    for key, kind in wanted.items():
+        _check(value[key], kind, f"{where}.{key}".lstrip("."), file)
+
+
+def _from_dict(data: Any, file: str) -> Result:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else _kind(data)
+        raise ReadError(
+            file, "format", repr(found), f"needed {FORMAT}", "Point at a result.json that `benchecg run` wrote."
+        )
+    _check_object(data, _SCHEMA, "", file)
+    return Result(**{f.name: data[f.name] for f in fields(Result)})
+
+
+def read_result(path: Path) -> Result:
+    """The result of a run's folder or of its result.json. Raises ReadError when it is absent, not JSON or of another shape."""
+    path = path / RESULT_FILE if path.is_dir() else path
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReadError(str(path), "result", f"unreadable ({error})", "needed a result of `benchecg run`") from None
+    return _from_dict(data, str(path))
+
+
+def write_result(folder: Path, result: Result) -> Path:
+    """Write result.json, whole or not at all, after checking it against the schema. Returns its path."""
+    from xecg.io.atomic import write_json
+
+    path = folder / RESULT_FILE
+    data = result.to_dict()
+    _from_dict(data, str(path))
+    write_json(path, data)
+    return path
+
+
+def find_results(root: Path) -> list[Path]:
+    """Folders of all runs under `root`, sorted. Raises ReadError when there is none."""
+    found = sorted(p.parent for p in root.rglob(RESULT_FILE)) if root.is_dir() else []
+    if not found:
+        raise ReadError(
+            str(root), "results", "absent", f"needed a folder with {RESULT_FILE} in it", "Run `benchecg run` first."
+        )
+    return found
+
+
+def suite_score(results: list[Result]) -> dict[str, Any]:
+    """The published BenchECG score of one model's results, or why there is none.
+
+    The mean over all ten tasks of the corrected headline metric (1 - RSMAPE for age). A missing task, a subset or synthetic
+    data makes it None; the reference code would take the mean over what is there.
+    """
+    values, missing = {}, []
+    by_suite = {r.task["suite"]: r for r in results if r.task["suite"]}
+    for number, title in SUITE.items():
+        result = by_suite.get(number)
+        value = result.headline["value"] if result is not None and result.headline is not None else None
+        if result is None or value is None:
+            missing.append(f"{number} {title}: not run")
+        elif not result.data["complete"] or result.task["synthetic"]:
+            missing.append(f"{number} {title}: run on a subset")
+        else:
+            values[number] = value if result.task["higher_is_better"] else 1 - value
+    total = sum(values.values()) / len(SUITE) if not missing else None
+    return {"score": total, "n_tasks": len(values), "of": len(SUITE), "missing": missing}

@@ -1,0 +1,251 @@
+"""Run one model on one task: load, split, features, probe, predictions, score. One function a reader can follow."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchecg.models.base import Adapter
+from benchecg.predictions import predictions_of, read_predictions, write_predictions
+from benchecg.protocols import C_GRID, linear_probe, unit_features
+from benchecg.results import PREDICTIONS_FILE, Result, write_result
+from benchecg.scoring import score
+from benchecg.stats import RESAMPLES
+from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, split_hash
+from benchecg.versions import library_versions
+from xecg.errors import SpecError
+
+__all__ = ["LoadedTask", "load_data", "run"]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedTask:
+    """A task with its data on this machine. data_sha256 and split_sha256 name them in every result."""
+
+    task: Task
+    data: TaskData
+    data_sha256: str
+    split_sha256: str
+
+    def refusal(self) -> str | None:
+        """Why these data give no score; None when they do."""
+        units = {s: int(self.data.in_split(s).sum()) for s in ("train", "val", "test")}
+        if min(units["train"], units["test"]) >= MIN_UNITS and units["val"]:
+            return None
+        found = ", ".join(f"{n} {s}" for s, n in units.items())
+        return f"too few records for a score: {found} units; needed at least {MIN_UNITS} to train, 1 to validate, {MIN_UNITS} to test"
+
+
+def load_data(task: Task, root: Path) -> LoadedTask:
+    """Load a task's labels and check its split. Raises DataMissing, ReadError, and SpecError when the split is not the pinned one."""
+    data = task.load(root)
+    found = split_hash(data.records)
+    if data.complete and task.split_sha256 and found != task.split_sha256:
+        raise SpecError(
+            f"{task.id}: the split of these data has hash {found[:16]}…, pinned is {task.split_sha256[:16]}…; "
+            "the data set is not the release that the task names, or its files were changed"
+        )
+    _no_patient_twice(task, data)
+    return LoadedTask(task, data, data_hash(data.files, root), found)
+
+
+def _no_patient_twice(task: Task, data: TaskData) -> None:
+    seen: dict[str, str] = {}
+    for record in data.records:
+        if record.split != "dropped" and seen.setdefault(record.patient, record.split) != record.split:
+            raise SpecError(
+                f"{task.id}: the patient of record {record.id} is in {seen[record.patient]} and in {record.split}; "
+                "needed every patient in one split only"
+            )
+
+
+def run(
+    loaded: LoadedTask,
+    adapter: Adapter,
+    *,
+    out: Path,
+    cache: Path | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Result:
+    """Linear probe of `adapter` on the task; writes out/result.json and out/predictions.parquet and returns the result.
+
+    When the data are too few the result says so and holds no score. cache: folder for features; None computes them anew.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    refusal = loaded.refusal()
+    if refusal:
+        (out / PREDICTIONS_FILE).unlink(missing_ok=True)
+        result = _result(loaded, adapter, reason=refusal, resamples=resamples, seed=seed)
+        write_result(out, result)
+        return result
+    wall, cpu = time.perf_counter(), time.process_time()
+    task, data = loaded.task, loaded.data
+    features = unit_features(task, data, adapter, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
+    features_s = time.perf_counter() - wall
+    train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
+    probe = linear_probe(
+        task, features=features.values, valid=features.valid, label=data.label, train=train, val=val, test=test
+    )
+    predictions = predictions_of(
+        task, data, model=adapter.id, score=probe.score, valid=features.valid[test], resamples=resamples, seed=seed
+    )
+    write_predictions(out / PREDICTIONS_FILE, predictions)
+    scored = score(read_predictions(out / PREDICTIONS_FILE))
+    result = _result(
+        loaded,
+        adapter,
+        scored=scored,
+        width=features.values.shape[1],
+        protocol={
+            "c": probe.c,
+            "validation": probe.validation,
+            "converged": probe.converged,
+            "fitted_units": probe.n_fit,
+        },
+        cost={
+            "wall_s": time.perf_counter() - wall,
+            "cpu_s": time.process_time() - cpu,
+            "features_wall_s": features_s,
+            "feature_blocks": features.blocks,
+            "feature_blocks_cached": features.cached,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        },
+        predictions={"file": PREDICTIONS_FILE, "sha256": _sha256(out / PREDICTIONS_FILE)},
+        resamples=resamples,
+        seed=seed,
+    )
+    write_result(out, result)
+    return result
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+_NO_SCORE: dict[str, Any] = {
+    "metrics": {},
+    "support": {"units": 0, "without_prediction": 0, "patients": 0, "records": 0, "classes": {}},
+    "confusion": None,
+    "per_record": None,
+    "warnings": [],
+}
+
+
+def _result(
+    loaded: LoadedTask,
+    adapter: Adapter,
+    *,
+    resamples: int,
+    seed: int,
+    reason: str | None = None,
+    scored: dict[str, Any] | None = None,
+    width: int | None = None,
+    protocol: dict[str, Any] | None = None,
+    cost: dict[str, float] | None = None,
+    predictions: dict[str, str] | None = None,
+) -> Result:
+    return Result(
+        status="no score" if scored is None else "scored",
+        reason=reason,
+        task=_task_facts(loaded.task),
+        data=_data_facts(loaded),
+        split=_split_facts(loaded),
+        model=_model_facts(loaded.task, adapter, width),
+        protocol={"name": "linear probe", "grid": list(C_GRID), "refit_on": "train and val", **(protocol or {})},
+        bootstrap={
+            "resamples": resamples,
+            "seed": seed,
+            "cluster": "patient" if loaded.task.patient_known else "record",
+        },
+        notes=_notes(loaded, adapter),
+        versions=library_versions(),
+        cost=cost or {},
+        predictions=predictions,
+        **(scored or _NO_SCORE),
+    )
+
+
+def _task_facts(task: Task) -> dict[str, Any]:
+    names = (
+        "id",
+        "version",
+        "title",
+        "suite",
+        "kind",
+        "metric",
+        "higher_is_better",
+        "unit",
+        "leads",
+        "rate_hz",
+        "synthetic",
+    )
+    facts = {name: getattr(task, name) for name in (*names, "split_rule", "label_rule")}
+    return {**facts, "classes": list(task.classes), "published": [asdict(p) for p in task.published]}
+
+
+def _data_facts(loaded: LoadedTask) -> dict[str, Any]:
+    dataset, data = loaded.task.dataset, loaded.data
+    return {
+        "name": dataset.name,
+        "version": dataset.version,
+        "licence": dataset.licence,
+        "url": dataset.url,
+        "sha256": loaded.data_sha256,
+        "complete": data.complete,
+        "records": len(data.records),
+        "full_records": loaded.task.full_records,
+        "patient_known": loaded.task.patient_known,
+    }
+
+
+def _split_facts(loaded: LoadedTask) -> dict[str, Any]:
+    data, pinned = loaded.data, loaded.task.split_sha256
+    in_split = {s: [r for r in data.records if r.split == s] for s in SPLITS}
+    return {
+        "sha256": loaded.split_sha256,
+        "pinned": None if pinned is None or not data.complete else pinned == loaded.split_sha256,
+        "records": {s: len(records) for s, records in in_split.items()},
+        "units": {s: int(data.in_split(s).sum()) for s in SPLITS},
+        "patients": {s: len({r.patient for r in records}) for s, records in in_split.items()},
+    }
+
+
+def _model_facts(task: Task, adapter: Adapter, width: int | None) -> dict[str, Any]:
+    seen = adapter.pretrained_on
+    known = (
+        "unknown" if seen is None else "seen in pretraining" if task.dataset.name in seen else "not seen in pretraining"
+    )
+    return {
+        "id": adapter.id,
+        "fingerprint": adapter.fingerprint,
+        "spec_hash": adapter.spec_hash,
+        "trained": adapter.trained,
+        "about": adapter.about,
+        "pretrained_on": None if seen is None else list(seen),
+        "contamination": known,
+        "width": width,
+    }
+
+
+def _notes(loaded: LoadedTask, adapter: Adapter) -> list[str]:
+    task, data = loaded.task, loaded.data
+    notes = list(data.notes)
+    if task.synthetic:
+        notes.insert(0, "SYNTHETIC: simulated recordings, this says nothing about patients")
+    elif not data.complete:
+        full = f" of {task.full_records:,}" if task.full_records else ""
+        notes.insert(
+            0, f"SUBSET: {len(data.records):,}{full} records; not comparable with results on the full data set"
+        )
+    if adapter.trained is False:
+        notes.insert(0, "UNTRAINED: the encoder has random weights")
+    if not task.patient_known:
+        notes.append("patients are not public in this data set: one record counts as one patient")
+    return notes

@@ -1,0 +1,102 @@
+"""From predictions alone to everything that is printed: metrics with intervals, support, confusion, records, warnings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from benchecg.metrics import confusion, macro, precision_recall_f1
+from benchecg.metrics.statistic import predicted_class
+from benchecg.predictions import Predictions
+from benchecg.stats import estimate
+
+__all__ = ["FEW_CLUSTERS", "FEW_POSITIVES", "score"]
+
+FEW_POSITIVES = 30  # units of a class below which its interval is printed with a warning
+FEW_CLUSTERS = 20  # patients below which every interval is
+_OFTEN_UNDEFINED = 0.05  # share of replicates
+
+
+def score(predictions: Predictions) -> dict[str, Any]:
+    """The scored part of a result: `metrics`, `support`, `confusion`, `per_record`, `warnings`, all of plain JSON types."""
+    estimates = estimate(predictions.statistic(), resamples=predictions.facts.resamples, seed=predictions.facts.seed)
+    support = _support(predictions)
+    return {
+        "metrics": {name: asdict(e) for name, e in estimates.items()},
+        "support": support,
+        "confusion": _confusion(predictions),
+        "per_record": _per_record(predictions),
+        "warnings": _warnings(predictions, support, {n: e.undefined for n, e in estimates.items()}),
+    }
+
+
+def _members(p: Predictions) -> dict[str, np.ndarray]:
+    """Class → bool (n,), the units of it."""
+    if p.facts.kind == "regression":
+        return {}
+    if p.facts.kind == "multilabel":
+        return {name: p.y[:, i] == 1 for i, name in enumerate(p.facts.classes)}
+    return {name: p.y == i for i, name in enumerate(p.facts.classes)}
+
+
+def _support(p: Predictions) -> dict[str, Any]:
+    cluster = p.cluster()
+    classes = {n: {"units": int(m.sum()), "patients": len(np.unique(cluster[m]))} for n, m in _members(p).items()}
+    return {
+        "units": len(p.y),
+        "without_prediction": int((~p.valid).sum()),
+        "patients": len(np.unique(cluster)),
+        "records": len(np.unique(p.record_id)),
+        "classes": classes,
+    }
+
+
+def _confusion(p: Predictions) -> list[list[int]] | None:
+    if p.facts.kind != "multiclass":
+        return None
+    return confusion(p.y.astype(int), predicted_class(p.score, p.valid), len(p.facts.classes)).tolist()
+
+
+def _per_record(p: Predictions) -> list[dict[str, Any]] | None:
+    if not p.facts.per_record or p.facts.kind != "multiclass":
+        return None
+    truth, found, n = p.y.astype(int), predicted_class(p.score, p.valid), len(p.facts.classes)
+    rows = []
+    for record in np.unique(p.record_id):
+        counts = confusion(truth[p.record_id == record], found[p.record_id == record], n)
+        f1 = precision_recall_f1(counts)[2]
+        rows.append(
+            {
+                "record": str(record),
+                "units": int(counts.sum()),
+                "correct": int(np.trace(counts)),
+                "macro_f1": _number(float(macro(f1))),
+                "classes": dict(zip(p.facts.classes, counts.sum(1).tolist())),
+                "f1": dict(zip(p.facts.classes, [_number(v) for v in f1])),
+            }
+        )
+    return rows
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _warnings(p: Predictions, support: dict[str, Any], undefined: dict[str, float]) -> list[str]:
+    lines = []
+    if support["patients"] < FEW_CLUSTERS:
+        lines.append(f"only {support['patients']} patients (fewer than {FEW_CLUSTERS}): read every interval with care")
+    for name, n in support["classes"].items():
+        if n["units"] < FEW_POSITIVES:
+            lines.append(f"class {name} has only {n['units']} test units (fewer than {FEW_POSITIVES})")
+        elif n["patients"] < FEW_CLUSTERS:
+            lines.append(f"class {name} comes from only {n['patients']} patients (fewer than {FEW_CLUSTERS})")
+    if support["without_prediction"]:
+        lines.append(f"{support['without_prediction']} units have no prediction and count as wrong")
+    for name, share in undefined.items():
+        stem = name.partition("/")[0]
+        if share > _OFTEN_UNDEFINED and (name == p.facts.metric or stem in ("f1", "auroc")):
+            lines.append(f"{name} is undefined in {share:.0%} of the resamples; means leave it out there")
+    return lines

@@ -1,0 +1,204 @@
+"""What a task is: facts, a loader, and a split that a hash pins. The kinds of scoring live in `benchecg.metrics`, once.
+
+A loader turns the original release's folder into `TaskData`: records (with patient and split) and units (what is scored: a
+beat, an exam) with their labels. It reads no more of the signals than the labels need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from xecg.errors import DataMissing
+
+__all__ = [
+    "MIN_UNITS",
+    "SPLITS",
+    "Dataset",
+    "Expected",
+    "Published",
+    "Record",
+    "Task",
+    "TaskData",
+    "data_hash",
+    "data_root",
+    "hash_fraction",
+    "split_hash",
+]
+
+SPLITS = ("train", "val", "test", "dropped")
+MIN_UNITS = 30  # test units (and training units) below which no score is printed
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the recordings come from. folder: its name under the data root. size: of the full release, in words."""
+
+    name: str
+    version: str
+    folder: str
+    licence: str
+    size: str
+    url: str
+    access: str = "open"
+
+    def find(self, root: Path, *needed: str) -> Path:
+        """The data set's folder under `root`. Raises DataMissing when it, or one of the `needed` files in it, is not there."""
+        folder = root / self.folder
+        absent = [name for name in needed if not (folder / name).exists()] if folder.is_dir() else ["the folder itself"]
+        if absent:
+            raise DataMissing(
+                f"{self.name} {self.version} is not complete at {folder}: {', '.join(absent)} is missing. "
+                f"Needed: {self.size}, {self.licence}, {self.access}. Get it from {self.url} and put it there, "
+                f"or point --data (or ECG_DATA) at the folder that holds {self.folder}/"
+            )
+        return folder
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number somebody else printed, for the reader to compare with; never computed here."""
+
+    source: str
+    model: str
+    metric: str
+    value: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Counts of labels that the full data set must show: over the units of `splits`, class → number."""
+
+    part: str
+    splits: tuple[str, ...]
+    counts: Mapping[str, int]
+    source: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One recording: `path` is what `xecg.read` is given. patient: identifies the person in memory only, it is never written."""
+
+    id: str
+    patient: str
+    split: str
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """The labelled records of a task, ordered by record.
+
+    record: int (n,), index into `records` of each unit, ascending. time_s: float64 (n,), NaN when the unit is the whole record,
+    else the instant (s from the record's start) whose token is scored. label: (n,) class index, 0/1 or number; (n, C) for
+    multilabel. complete: all records of the full release are here. files: what the data hash covers. notes: for the reader.
+    """
+
+    records: tuple[Record, ...]
+    record: np.ndarray
+    time_s: np.ndarray
+    label: np.ndarray
+    complete: bool
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def in_split(self, *splits: str) -> np.ndarray:
+        """bool (n,): units whose record belongs to one of `splits`."""
+        return np.array([r.split in splits for r in self.records], dtype=bool)[self.record]
+
+    def clusters(self) -> np.ndarray:
+        """int (n,): the patient of each unit, numbered in the order of first appearance."""
+        number: dict[str, int] = {}
+        each = np.array([number.setdefault(r.patient, len(number)) for r in self.records])
+        return each[self.record]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task is mostly data; `load(root)` is its loader. See docs/ADDING_A_TASK.md.
+
+    suite: its number in the published BenchECG suite (T1…T10), None for our own. hides: meta entries ("age", "sex") that would
+    tell a model the label and are taken away before it sees a recording. class_sets: see `metrics.statistic`.
+    split_sha256: of the full data set's split, None where only the rule is pinned.
+    """
+
+    id: str
+    version: str
+    title: str
+    dataset: Dataset
+    kind: str
+    classes: tuple[str, ...]
+    metric: str
+    load: Callable[[Path], TaskData]
+    unit: str
+    leads: str
+    rate_hz: float
+    split_rule: str
+    label_rule: str
+    suite: str | None = None
+    higher_is_better: bool = True
+    patient_known: bool = True
+    synthetic: bool = False
+    full_records: int | None = None
+    split_sha256: str | None = None
+    hides: tuple[str, ...] = ()
+    class_sets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    expected: tuple[Expected, ...] = ()
+    published: tuple[Published, ...] = ()
+    records_per_call: int = 64
+
+    def counts(self, data: TaskData, *splits: str) -> dict[str, int]:
+        """Units of each class in the given splits; of a number, only how many ("units")."""
+        label = data.label[data.in_split(*splits)]
+        if self.kind == "regression":
+            return {"units": len(label)}
+        if self.kind == "multilabel":
+            return dict(zip(self.classes, (int(n) for n in label.sum(0))))
+        return {name: int((label == i).sum()) for i, name in enumerate(self.classes)}
+
+
+def data_root(option: str | Path | None = None) -> Path:
+    """The folder that holds the data sets: the option, else the environment variable ECG_DATA. Raises DataMissing."""
+    value = option or os.environ.get("ECG_DATA")
+    if not value:
+        raise DataMissing(
+            "no data folder was given; pass --data DIR or set ECG_DATA to the folder that holds the data sets"
+        )
+    root = Path(value)
+    if not root.is_dir():
+        raise DataMissing(f"the data folder {root} does not exist; pass --data DIR or set ECG_DATA")
+    return root
+
+
+def hash_fraction(dataset: str, patient: str) -> float:
+    """blake2b(dataset|patient) as a number in [0, 1): the same on every machine, whatever PYTHONHASHSEED."""
+    digest = hashlib.blake2b(f"{dataset}|{patient}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def split_hash(records: Sequence[Record]) -> str:
+    """SHA-256 of the sorted lines `record,patient,split`."""
+    lines = sorted(f"{r.id},{r.patient},{r.split}\n" for r in records)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def data_hash(files: Sequence[Path], root: Path) -> str:
+    """SHA-256 over the sorted lines `path relative to root, SHA-256 of the bytes`: another byte anywhere is another data set."""
+    lines = []
+    for path in sorted(files):
+        with path.open("rb") as handle:
+            lines.append(f"{path.relative_to(root).as_posix()},{_sha256(handle)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _sha256(handle: object) -> str:
+    digest = hashlib.sha256()
+    while block := handle.read(1 << 20):  # type: ignore[attr-defined]
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""The `xecg` command: commands are loaded when they are asked for, one file each, no logic of their own.
+
+Exit codes: 0 done · 1 failed · 2 usage · 3 done, some inputs refused · 130 interrupted (what was done is kept).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from xecg.cli._common import printable
+from xecg.errors import XECGError
+
+__all__ = ["main"]
+
+_COMMANDS = ("convert", "doctor", "embed", "inspect", "plot", "preprocess", "similar", "stream")
+
+
+def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta["xecg.debug"] = True
+
+
+_DEBUG = click.Option(
+    ["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show the traceback of an error."
+)
+
+
+def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        import xecg
+
+        click.echo(f"xecg {xecg.__version__}")
+        context.exit()
+
+
+_VERSION = click.Option(
+    ["--version"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+
+
+class _Group(click.Group):
+    """Loads `xecg.cli.NAME` on demand, and turns every exception into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"xecg.cli.{cmd_name}").command
+        if _DEBUG not in command.params:  # so that --debug works after the command's name too
+            command.params.append(_DEBUG)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            # The reader went away (`| head -1`): nobody is left to tell, and the flush at exit must not fail either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(0) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(130) from None
+        except Exception as error:
+            if ctx.meta.get("xecg.debug"):
+                raise
+            if isinstance(error, XECGError):
+                click.echo(f"error: {printable(error)}", err=True)
+            elif isinstance(error, OSError):
+                click.echo(f"error: {printable(error)}; rerun with --debug to see where", err=True)
+            else:
+                text = printable(f"{type(error).__name__}: {error}")
+                click.echo(f"internal error: {text}; rerun with --debug", err=True)
+            raise click.exceptions.Exit(1) from None
+
+
+main = _Group(
+    name="xecg",
+    params=[_VERSION, _DEBUG],
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Embeddings, tokens and events from raw ECGs. Research use only, not a medical device.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 done but some inputs were refused, 130 interrupted.",
+)

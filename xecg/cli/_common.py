@@ -1,0 +1,61 @@
+"""What several commands share: options of the reader, safe text for a terminal, JSON output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["print_json", "printable", "reading_options"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_READING = (
+    click.option(
+        "--rate", type=click.FloatRange(min=0, min_open=True), help="Sampling rate in Hz, where the file has none."
+    ),
+    click.option("--unit", help="Unit of the samples (mV, uV, V), where the file has none."),
+    click.option("--leads", help="Lead names in the file's order, comma separated, where the file has none."),
+    click.option("--partial", is_flag=True, help="Read what is there of a truncated file and mask the rest."),
+    click.option("--strict", is_flag=True, help="Refuse what would be repaired with a log entry."),
+    click.option("--ignore-checksum", is_flag=True, help="Log a wrong WFDB checksum instead of refusing the file."),
+    click.option("--allow-negative-gain", is_flag=True, help="Accept a negative WFDB gain (polarity is unclear)."),
+)
+_READING_NAMES = ("rate", "unit", "leads", "partial", "strict", "ignore_checksum", "allow_negative_gain")
+
+
+def reading_options(function: _F) -> _F:
+    """Adds the options of `xecg.read`; the command gets them as one dict, `reading`, of keyword arguments for it."""
+
+    @wraps(function)
+    def wrapped(**values: Any) -> Any:
+        reading = {name: values.pop(name) for name in _READING_NAMES}
+        if reading["leads"] is not None:
+            reading["leads"] = split_names(reading["leads"], "--leads")
+        return function(reading=reading, **values)
+
+    for option in reversed(_READING):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def split_names(text: str, option: str) -> tuple[str, ...]:
+    """`"I, II"` to `("I", "II")`. Raises click.BadParameter when a name is empty."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise click.BadParameter(f"{text!r} has an empty name; write names separated by commas", param_hint=option)
+    return names
+
+
+def printable(text: object) -> str:
+    """Text that a terminal may show: control characters and undecodable bytes, which file names can hold, escaped."""
+    clean = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in clean)
+
+
+def print_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """Prints one JSON document on stdout. NaN, which JSON lacks, is not let through."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
