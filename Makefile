@@ -37,6 +37,14 @@ test-oracles:
 	  touch $(ORACLES)/.ready; }
 	@$(ORACLES)/bin/python -m pytest -m oracle tests/oracles -s
 
+# The C++ tests under address and undefined-behaviour checks, then under the thread checker (Python itself is not sanitised).
+sanitize: venv
+	@for kind in address,undefined thread; do \
+	  PATH=$(VENV)/bin:$$PATH cmake -S . -B build/sanitize-$$kind -G Ninja -DXECG_TESTS=ON -DXECG_SANITIZE=$$kind > /dev/null && \
+	  PATH=$(VENV)/bin:$$PATH cmake --build build/sanitize-$$kind > /dev/null && \
+	  for case in $$(build/sanitize-$$kind/xecg_tests); do build/sanitize-$$kind/xecg_tests $$case || exit 1; done || exit 1; \
+	done
+
 bench bench-cpu: venv
 	@$(PY) -m bench cpu --json bench/results/cpu.json
 

@@ -104,6 +104,8 @@ class CMakeBuild(build_ext):
             shutil.copy2(built, target)
 
 
+# cmake and ninja that pip installed beside this Python serve also where its folder is not on PATH.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 mode = _mode()
 _check_tools(mode)
 modules = [] if mode == "none" else ["xecg._cpu"]

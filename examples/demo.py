@@ -29,7 +29,7 @@ def main() -> None:
     run("xecg", "doctor")
     run("xecg", "inspect", twelve_lead, holter)
     run("xecg", "plot", twelve_lead, "-o", OUT / "twelve-lead.png")
-    run("xecg", "plot", holter, "-o", OUT / "rhythm.png", "--start", "5", "--duration", "20")
+    run("xecg", "plot", holter, "-o", OUT / "rhythm.png", "--duration", "20", *(() if data else ("--show", "II")))
     run("xecg", "embed", *embedded, "--model", "tiny", "-o", OUT / "embeddings.parquet")
     run("xecg", "similar", OUT / "embeddings.parquet", record_id(OUT / "embeddings.parquet"))
     run("xecg", "stream", holter, "--no-vectors", into=OUT / "stream.jsonl")

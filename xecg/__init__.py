@@ -26,7 +26,8 @@ _HOME = {
     "preprocess": "xecg.signal",
     "read": "xecg.io",
 }
-_MODULES = ("errors", "io", "model", "ops", "pretrain", "signal", "stream")
+_MODULES = ("errors", "io", "model", "ops", "signal", "stream")
+_NOT_BUILT = {"pretrain": "pretraining is not part of this version; docs/STATUS.md says what is next"}
 
 __all__ = [
     "ECGFrontend",
@@ -53,9 +54,16 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"xecg.{name}")
     elif name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value = version("xecg")
+        try:
+            value = version("xecg")
+        except PackageNotFoundError:
+            value = "0+not-installed"  # a source tree on the path; only `pip install` knows the version
+    elif name in _NOT_BUILT:
+        from xecg.errors import XECGError
+
+        raise XECGError(f"xecg.{name}: {_NOT_BUILT[name]}")
     else:
         raise AttributeError(f"module 'xecg' has no attribute {name!r}")
     globals()[name] = value

@@ -193,18 +193,24 @@ inline void slstm_gates(const SlstmForward& a, const SlstmRow& row, int64_t t, i
     }
 }
 
-// Copies c, n, m of a task between their arrays and [block][row][3][W] scratch, where neighbours in use are neighbours in memory:
-// rows of the arrays lie powers of two apart, which stalls loads behind stores to other rows.
-inline void slstm_load_state(const SlstmShape& s, const float* const* arrays, const SlstmRow* rows, int64_t count, float* state) {
-    for (int64_t u = 0; u < s.D; u += W, state += slstm_tile * 3 * W)
-        for (int64_t r = 0; r < count; ++r)
-            for (int k = 0; k < 3; ++k) store(state + (r * 3 + k) * W, load_n(arrays[k] + rows[r].state + u, min_of(W, s.D - u)));
+// A short row, without the call of memcpy.
+inline void slstm_copy(float* to, const float* from, int64_t D) {
+    int64_t u = 0;
+    for (; u + W <= D; u += W) store(to + u, load(from + u));
+    if (u < D) store_n(to + u, load_n(from + u, D - u), D - u);
 }
-inline void slstm_store_state(const SlstmShape& s, float* const* arrays, const SlstmRow* rows, int64_t count,
-                              const float* state) {
-    for (int64_t u = 0; u < s.D; u += W, state += slstm_tile * 3 * W)
-        for (int64_t r = 0; r < count; ++r)
-            for (int k = 0; k < 3; ++k) store_n(arrays[k] + rows[r].state + u, load(state + (r * 3 + k) * W), min_of(W, s.D - u));
+
+// c, n, m of a task live in [block][row][3][W] scratch, where neighbours in use are neighbours in memory: rows of the arrays lie
+// powers of two apart, which stalls loads behind stores to other rows.
+inline void slstm_load_state(const float* array, int64_t D, float* state) {
+    int64_t u = 0;
+    for (; u + W <= D; u += W, state += slstm_tile * 3 * W) store(state, load(array + u));
+    if (u < D) store(state, load_n(array + u, D - u));
+}
+inline void slstm_store_state(float* array, int64_t D, const float* state) {
+    int64_t u = 0;
+    for (; u + W <= D; u += W, state += slstm_tile * 3 * W) store(array + u, load(state));
+    if (u < D) store_n(array + u, load(state), D - u);
 }
 
 template <bool taped, class T>
@@ -214,14 +220,17 @@ inline void slstm_forward_tile(const SlstmForward& a, int64_t head, int64_t firs
     alignas(64) float state[slstm_tile * 3 * slstm_row];
     alignas(64) float input[slstm_tile * 4 * slstm_row];
     alignas(64) float raw[slstm_tile * 4 * W];
-    SlstmRow rows[slstm_tile] = {};
+    SlstmRow rows[slstm_tile];
+    rows[0].length = 0;
     const int64_t count = slstm_rows(s, first, head, rows);
     const int64_t b_head = a.packed ? slstm_blocks(s.D) * 4 * s.D * W : s.D * s.D, b_block = a.packed ? 4 * s.D * W : W;
     const int64_t b_gate = a.packed ? s.D * W : s.H * s.D * s.D, b_in = a.packed ? W : s.D;
     const float* R = (a.packed ? a.packed : a.R) + head * b_head;
     float* const arrays[3] = {a.c, a.n, a.m};
-    slstm_load_state(s, arrays, rows, count, state);
-    for (int64_t r = 0; r < count; ++r) std::memcpy(h[0] + r * slstm_row, a.h + rows[r].state, size_t(s.D) * sizeof(float));
+    for (int64_t r = 0; r < count; ++r) {
+        slstm_copy(h[0] + r * slstm_row, a.h + rows[r].state, s.D);
+        for (int k = 0; k < 3; ++k) slstm_load_state(arrays[k] + rows[r].state, s.D, state + (r * 3 + k) * W);
+    }
     int64_t active = count;
     for (int64_t t = 0; t < rows[0].length; ++t) {
         while (rows[active - 1].length <= t) --active;
@@ -244,9 +253,9 @@ inline void slstm_forward_tile(const SlstmForward& a, int64_t head, int64_t firs
             }
         }
     }
-    slstm_store_state(s, arrays, rows, count, state);
     for (int64_t r = 0; r < count; ++r) {
-        std::memcpy(a.h + rows[r].state, h[rows[r].length & 1] + r * slstm_row, size_t(s.D) * sizeof(float));
+        slstm_copy(a.h + rows[r].state, h[rows[r].length & 1] + r * slstm_row, s.D);
+        for (int k = 0; k < 3; ++k) slstm_store_state(arrays[k] + rows[r].state, s.D, state + (r * 3 + k) * W);
         for (int64_t t = rows[r].length; a.y && t < s.T; ++t)
             std::memset(static_cast<T*>(a.y) + rows[r].b * a.y_b + t * a.y_t + head * a.y_h, 0, size_t(s.D) * sizeof(T));
     }

@@ -4,7 +4,7 @@
 //   do = dh h (1 - sigmoid(o))   dc += dh sigmoid(o) / n   dn -= dh h / n   dz = dc I (1 - tanh^2 z)
 //   dI = (dc tanh z + dn) I      dF = (dc c_{t-1} + dn n_{t-1}) F           mu = dm - dI - dF
 //   di = dI (+ mu where the input won the maximum)                          df = dkept sigmoid(-f)
-//   dkept = dF (+ mu where the kept state won), 0 where n_{t-1} = 0         dc, dn, dm of the step before: dc F, dn F, dkept
+//   dkept = dF (+ mu where the kept state won)                              dc, dn, dm of the step before: dc F, dn F, dkept
 //   dh of the step before: sum over gates and outputs of d(gate) R
 // Gates come from the tape that the forward pass wrote; c_t, n_t and h_t are recomputed from it with the same operations.
 // Tasks and row order are those of the forward pass. Cost of a step and unit: 8 D flops, 32 bytes read, 16 written.
@@ -41,7 +41,7 @@ inline void slstm_gates_backward(const SlstmBackward& a, const SlstmRow& row, in
     // The kept state won where F = 1 > I; where both are 0, nothing is left and the input counts as the winner.
     const vec kept_mu = select(less(I, one), select(equal(F, one), mu, none), none);
     const vec input_mu = select(less(I, one), select(equal(F, one), none, mu), mu);
-    const vec dkept = select(equal(n_old, none), none, dF + kept_mu);
+    const vec dkept = dF + kept_mu;
     const vec d[4] = {dI + input_mu, dkept * get<whole>(a.tape.slope + at, n), dc * I * (one - tz * tz), dh * h * (one - open)};
     for (int g = 0; g < 4; ++g) {
         put<whole>(gates + g * gate, d[g], n);
@@ -96,51 +96,53 @@ inline void slstm_backward(const SlstmBackward& a, int64_t begin, int64_t end) {
     }
 }
 
-// to[i][v] += sum over steps of h[step][i] d[step][v], inputs i of one block, vectors v of outputs; rows of h and d are h_t and
-// d_t floats apart. The last vector has n lanes.
-template <bool whole, int inputs, int vectors>
-inline void slstm_outer_block(const float* h, int64_t h_t, const float* d, int64_t d_t, int64_t steps, float* to, int64_t to_i,
-                              int64_t n) {
-    vec acc[inputs][vectors];
+// to[i][v] += sum over steps of h[step][i] d[step][v] for a block of inputs i; rows of h are h_t floats apart, rows of d two
+// vectors. n: how many of the 2 W outputs exist.
+template <int inputs>
+inline void slstm_outer_block(const float* h, int64_t h_t, const float* d, int64_t steps, float* to, int64_t to_i, int64_t n) {
+    vec acc[inputs][2];
     XECG_UNROLL
-    for (int i = 0; i < inputs; ++i) XECG_UNROLL
-    for (int v = 0; v < vectors; ++v) acc[i][v] = zero();
-    for (int64_t t = 0; t < steps; ++t, h += h_t, d += d_t) {
-        vec ds[vectors];
-        XECG_UNROLL
-        for (int v = 0; v < vectors; ++v) ds[v] = v + 1 < vectors ? load(d + v * W) : get<whole>(d + v * W, n);
+    for (int i = 0; i < inputs; ++i) acc[i][0] = acc[i][1] = zero();
+    for (int64_t t = 0; t < steps; ++t, h += h_t, d += 2 * W) {
+        const vec left = load(d), right = load(d + W);
         XECG_UNROLL
         for (int i = 0; i < inputs; ++i) {
             const vec hs = set1(h[i]);
-            XECG_UNROLL
-            for (int v = 0; v < vectors; ++v) acc[i][v] = fma(hs, ds[v], acc[i][v]);
+            acc[i][0] = fma(hs, left, acc[i][0]);
+            acc[i][1] = fma(hs, right, acc[i][1]);
         }
     }
+    const int64_t n_left = min_of(W, n), n_right = n - n_left;
     XECG_UNROLL
     for (int i = 0; i < inputs; ++i) {
-        XECG_UNROLL
-        for (int v = 0; v < vectors; ++v) {
-            float* p = to + i * to_i + v * W;
-            if (v + 1 < vectors)
-                store(p, load(p) + acc[i][v]);
-            else
-                put<whole>(p, get<whole>(p, n) + acc[i][v], n);
-        }
+        store_n(to + i * to_i, load_n(to + i * to_i, n_left) + acc[i][0], n_left);
+        if (n_right) store_n(to + i * to_i + W, load_n(to + i * to_i + W, n_right) + acc[i][1], n_right);
     }
 }
 
-template <int inputs>
-inline void slstm_outer(const float* h, int64_t h_t, const float* d, int64_t d_t, int64_t steps, float* to, int64_t D) {
-    int64_t u = 0;
-    for (; u + 2 * W <= D; u += 2 * W) slstm_outer_block<true, inputs, 2>(h, h_t, d + u, d_t, steps, to + u, D, W);
-    for (; u + W <= D; u += W) slstm_outer_block<true, inputs, 1>(h, h_t, d + u, d_t, steps, to + u, D, W);
-    if (u < D) slstm_outer_block<false, inputs, 1>(h, h_t, d + u, d_t, steps, to + u, D, D - u);
+// The share of `steps` steps in dR and db of one head and gate. Two vectors of d at a time are gathered in scratch: where they
+// lie, their rows are powers of two apart and would evict one another.
+inline void slstm_outer(const float* h, int64_t h_t, const float* d, int64_t d_t, int64_t steps, int64_t D, float* dR,
+                        float* db) {
+    alignas(64) float gathered[slstm_partial_steps * 2 * W];
+    const float one = 1.0f;
+    for (int64_t u = 0; u < D; u += 2 * W) {
+        const int64_t n = min_of(2 * W, D - u), n_left = min_of(W, n), n_right = n - n_left;
+        for (int64_t t = 0; t < steps; ++t) {
+            store(gathered + t * 2 * W, load_n(d + t * d_t + u, n_left));
+            store(gathered + t * 2 * W + W, n_right ? load_n(d + t * d_t + u + W, n_right) : zero());
+        }
+        int64_t i = 0;
+        for (; i + slstm_max_rows <= D; i += slstm_max_rows)
+            slstm_outer_block<slstm_max_rows>(h + i, h_t, gathered, steps, dR + i * D + u, D, n);
+        for (; i < D; ++i) slstm_outer_block<1>(h + i, h_t, gathered, steps, dR + i * D + u, D, n);
+        slstm_outer_block<1>(&one, 0, gathered, steps, db + u, D, n);
+    }
 }
 
 // Tasks are (head, gate).
 inline void slstm_weights_backward(const SlstmBackward& a, int64_t begin, int64_t end) {
     const SlstmShape& s = a.shape;
-    const float one = 1.0f;
     const int64_t D = s.D, h_t = s.H * D, d_t = 4 * s.H * D;
     const int64_t sequences = s.lengths ? s.B : 1;  // without lengths, batch and time are one long sequence
     for (int64_t task = begin; task < end; ++task) {
@@ -151,14 +153,9 @@ inline void slstm_weights_backward(const SlstmBackward& a, int64_t begin, int64_
         for (int64_t b = 0; b < sequences; ++b) {
             const int64_t length = s.lengths ? s.lengths[b] : s.B * s.T;
             for (int64_t t = 0; t < length; t += slstm_partial_steps) {
-                const int64_t steps = min_of(slstm_partial_steps, length - t);
                 const float* h = a.tape.h + (b * s.T + t) * h_t + head * D;
                 const float* d = a.tape.gates + (b * s.T + t) * d_t + (gate * s.H + head) * D;
-                int64_t i = 0;
-                for (; i + slstm_max_rows <= D; i += slstm_max_rows)
-                    slstm_outer<slstm_max_rows>(h + i, h_t, d, d_t, steps, dR + i * D, D);
-                for (; i < D; ++i) slstm_outer<1>(h + i, h_t, d, d_t, steps, dR + i * D, D);
-                slstm_outer<1>(&one, 0, d, d_t, steps, db, D);
+                slstm_outer(h, h_t, d, d_t, min_of(slstm_partial_steps, length - t), D, dR, db);
             }
         }
     }

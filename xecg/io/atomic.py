@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -22,7 +22,7 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp")
 
 
 def _host() -> str:
-    return sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _sync(path: Path) -> None:

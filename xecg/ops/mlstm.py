@@ -61,7 +61,7 @@ def mlstm(
     C0, n0, m0 = initial_state if initial_state is not None else (None, None, None)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     h, C, n, m = torch.ops.xecg.mlstm(
-        q, k, v, i, f, C0, n0, m0, lengths, reverse, gate == "sig", scale, float(eps), chunk_size or 0
+        q, k, v, i, f, C0, n0, m0, lengths, reverse, gate == "sig", scale, float(eps), chunk_size or 0, return_state
     )
     return (h, MLSTMState(C, n, m)) if return_state else h
 
@@ -176,13 +176,14 @@ def _options(reverse: bool, sig: bool, scale: float, eps: float, chunk_size: int
 
 
 def _forward(*args: Any) -> tuple[Tensor, ...]:
-    tensors, options = args[:9], args[9:]
-    return _pick(tensors[0], tensors[2]).forward(*tensors, **_options(*options))
+    tensors, options, state = args[:9], args[9:-1], args[-1]
+    return _pick(tensors[0], tensors[2]).forward(*tensors, **_options(*options), want_state=state)
 
 
 def _forward_fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     (B, T, H, DK), DV, wide = q.shape, v.shape[-1], _state_type(q.dtype)
-    C, n, m = (q.new_empty(s, dtype=wide) for s in ((B, H, DK, DV), (B, H, DK), (B, H)))
+    shapes: tuple[tuple[int, ...], ...] = ((B, H, DK, DV), (B, H, DK), (B, H)) if rest[-1] else ((0,),) * 3
+    C, n, m = (q.new_empty(s, dtype=wide) for s in shapes)
     return v.new_empty((B, T, H, DV)), C, n, m
 
 
@@ -205,21 +206,25 @@ def _step_(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.options = inputs[9:]
+    ctx.set_materialize_grads(False)  # the state of a large head is larger than its sequence: no zeros in its place
+    ctx.options = inputs[9:-1]
     ctx.save_for_backward(*inputs[:9])
 
 
 def _gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    results = torch.ops.xecg.mlstm_backward(*grads, *saved, *ctx.options)
-    return *(_register.maybe(g, t) for g, t in zip(results, saved[:8])), None, None, None, None, None, None
+    saved, (dh, *ends) = ctx.saved_tensors, grads
+    dh = torch.zeros_like(saved[2]) if dh is None else dh
+    results = torch.ops.xecg.mlstm_backward(dh, *ends, *saved, *ctx.options)
+    return *(_register.maybe(g, t) for g, t in zip(results, saved[:8])), None, None, None, None, None, None, None
 
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, Tensor? C, Tensor? n, Tensor? m, Tensor? lengths"
 _OPTIONS = "bool reverse, bool sig, float scale, float eps, int chunk_size"
-_register.define(f"mlstm({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _forward_fake)
 _register.define(
-    f"mlstm_backward(Tensor dh, Tensor dC, Tensor dn, Tensor dm, {_INPUTS}, {_OPTIONS})"
+    f"mlstm({_INPUTS}, {_OPTIONS}, bool state) -> (Tensor, Tensor, Tensor, Tensor)", _forward, _forward_fake
+)
+_register.define(
+    f"mlstm_backward(Tensor dh, Tensor? dC, Tensor? dn, Tensor? dm, {_INPUTS}, {_OPTIONS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,

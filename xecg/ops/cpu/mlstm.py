@@ -91,15 +91,18 @@ def backward(
     eps: float,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """As xecg.ops.reference.mlstm.backward; an empty dC counts as None, like the C of a forward without want_state."""
-    sizes = _sizes(q, v)
+    """As xecg.ops.reference.mlstm.backward; nothing is spent on the final state when dC, dn and dm are all None."""
+    B, _, H, DK, DV = sizes = _sizes(q, v)
     dh = dh if dh.stride(-1) == 1 else dh.contiguous()
     dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, v))
     di, df = (torch.empty(x.shape, dtype=torch.float32) for x in (i, f))
     wanted = C0 is not None and n0 is not None and m0 is not None
     first, wide_i, wide_f = [_plain(x) for x in (C0, n0, m0)], i.float(), f.float()
-    end = (None, None, None) if dC is None or dC.dim() != 4 else (dC, dn, dm)
-    last = [_plain(x) for x in end]
+    ends = ((dC, (B, H, DK, DV)), (dn, (B, H, DK)), (dm, (B, H)))
+    unused = dC is None and dn is None and dm is None
+    last = [
+        None if unused else torch.zeros(shape, dtype=torch.float32) if x is None else _plain(x) for x, shape in ends
+    ]
     d_first = [torch.empty_like(x) for x in first if x is not None] if wanted else [None, None, None]
     native().mlstm_backward(
         sizes, address(lengths), reverse, gate == "sig", scale, eps, chunk_size or 0, DTYPES[v.dtype], _view(dh), _view(q),

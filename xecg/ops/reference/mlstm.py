@@ -58,8 +58,9 @@ def forward(
     scale: float,
     eps: float,
     chunk_size: int | None = None,
+    want_state: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Chunkwise mLSTM: h (B,T,H,DV) in v's type, and the final C, n, m (float32 or float64)."""
+    """Chunkwise mLSTM: h (B,T,H,DV) in v's type, and the final C, n, m (float32 or float64; empty without want_state)."""
     seq = _Sequence.of(q, k, v, i, f, lengths, reverse=reverse, gate=gate, scale=scale)
     state = seq.load_state(C0, n0, m0)
     h = torch.empty_like(seq.v)
@@ -67,6 +68,9 @@ def forward(
         out = _outputs(part, state)
         h[:, span] = out.num / (torch.maximum(out.den.abs(), out.low) + eps)[..., None]
         state = _advance(part, state)
+    if not want_state:
+        none = seq.v.new_empty(0)
+        return seq.unfold(h).to(v.dtype), none, none.clone(), none.clone()
     return seq.unfold(h).to(v.dtype), *seq.store_state(state)
 
 

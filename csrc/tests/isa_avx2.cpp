@@ -1,0 +1,2 @@
+#define XECG_ISA avx2
+#include "math_cases.h"

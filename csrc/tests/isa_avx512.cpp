@@ -1,0 +1,2 @@
+#define XECG_ISA avx512
+#include "math_cases.h"

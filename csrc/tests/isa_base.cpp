@@ -1,0 +1,2 @@
+#define XECG_ISA base
+#include "math_cases.h"

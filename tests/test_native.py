@@ -1,0 +1,47 @@
+"""The C++ tests (csrc/tests), built once with CMake and run case by case: elementary functions, thread pool, kernels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ("math_exp", "math_tanh", "math_sigmoid", "math_log_sigmoid", "math_log1p", "conv1d", "slstm")
+POOL = ("pool_every_index", "pool_nested", "pool_concurrent", "pool_forked")
+CASES = [*(f"{name}.{isa}" for isa in ("base", "avx2", "avx512") for name in KERNELS), *POOL]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("cmake") or not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("cmake or a C++ compiler is missing")
+    build = tmp_path_factory.mktemp("native")
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(build), "-DXECG_TESTS=ON", *generator],
+        ["cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return build / "xecg_tests"
+
+
+def test_every_case_of_the_executable_is_run_here(executable: Path) -> None:
+    listed = subprocess.run([executable], capture_output=True, text=True, check=True).stdout.split()
+    assert set(listed) <= set(CASES)
+    assert set(POOL) <= set(listed) and {f"{name}.base" for name in KERNELS} <= set(listed)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_case(executable: Path, case: str) -> None:
+    listed = subprocess.run([executable], capture_output=True, text=True, check=True).stdout.split()
+    if case not in listed:
+        pytest.skip(f"this machine has no {case.rpartition('.')[2]}")
+    done = subprocess.run([executable, case], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
