@@ -1,0 +1,153 @@
+"""mLSTM beside mlstm_kernels' native chunkwise form and xlstm's parallel form, where they are installed, and our own reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.harness import Bench
+from xecg import ops
+
+__all__ = ["entries"]
+
+# B, T, D; bar and aim of forward, of forward + backward (ratios to the best peer)
+_SHAPES: tuple[
+    tuple[tuple[int, int, int], tuple[float | None, float | None], tuple[float | None, float | None]], ...
+] = (
+    ((8, 1000, 64), (4.5, 6.5), (2.5, 3.3)),
+    ((8, 1000, 128), (2.3, 3.2), (1.8, 2.4)),
+    ((8, 1000, 256), (2.0, 2.7), (None, None)),
+    ((32, 40, 512), (2.0, 3.3), (None, None)),
+    ((32, 40, 64), (2.5, 4.5), (None, None)),
+    ((1, 30000, 64), (4.0, 6.0), (2.8, 3.6)),
+)
+_H = 4
+
+
+def _inputs(B: int, T: int, D: int) -> list[Tensor]:
+    # q and k lean to one side: where the normaliser passes near 0, no float32 form has digits to compare.
+    q, k = (torch.randn(B, T, _H, D).abs() for _ in range(2))
+    return [q, k, torch.randn(B, T, _H, D), torch.randn(B, T, _H), 3 + torch.randn(B, T, _H)]
+
+
+def _flops(B: int, T: int, D: int) -> float:
+    chunk = min(64, T)
+    return B * T * _H * (4.0 * chunk * D + (4.0 * D * D if T > 64 else 0.0))
+
+
+def _peers(inputs: list[Tensor]) -> dict[str, Callable[..., Any]]:
+    """Functions of q, k, v, i, f in our layout; heads are moved before time once, outside the timing."""
+    T = inputs[0].shape[1]
+    found: dict[str, Callable[..., Any]] = {}
+    if find_spec("mlstm_kernels"):
+        from mlstm_kernels.torch.chunkwise.native.fwbw import (
+            mlstm_chunkwise__native_autograd,
+            mlstm_chunkwise__native_custbw,
+        )
+
+        chunk = next(c for c in (128, 64, 40, 50, 8, 1) if T % c == 0)
+        found["mlstm_kernels native"] = lambda *a: mlstm_chunkwise__native_autograd(*a, chunk_size=chunk)
+        found["mlstm_kernels custbw (inexact)"] = lambda *a: mlstm_chunkwise__native_custbw(*a, chunk_size=chunk)
+    if find_spec("xlstm") and T <= 2000:
+        from xlstm.blocks.mlstm.backends import parallel_stabilized_simple
+
+        found["xlstm parallel"] = lambda q, k, v, i, f: parallel_stabilized_simple(q, k, v, i[..., None], f[..., None])
+    return found
+
+
+def entries() -> list[Bench]:
+    """Forward, forward + backward, and steps of many streams."""
+    made = []
+    for (B, T, D), forward, both in _SHAPES:
+        inputs = _inputs(B, T, D)
+        heads_first = [t.transpose(1, 2).contiguous() for t in inputs]
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        peer_leaves = [t.clone().requires_grad_() for t in heads_first]
+
+        def right(inputs: list[Tensor] = inputs) -> None:
+            few = [t[:1, :130] for t in inputs]
+            with ops.use_backend("reference"):
+                expected = ops.mlstm(*(t.double() for t in few))
+            torch.testing.assert_close(
+                ops.mlstm(*few).double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+            )
+
+        def train(f: Callable[..., Tensor], leaves: list[Tensor]) -> None:
+            for t in leaves:
+                t.grad = None
+            f(*leaves).sum().backward()
+
+        peers = _peers(inputs)
+        plain = {name: (lambda f=f, a=heads_first: f(*a)) for name, f in peers.items() if "custbw" not in name}
+        plain["xecg reference"] = lambda a=inputs: _reference(*a)
+        trained = {
+            name: (lambda f=f, a=peer_leaves: train(f, a)) for name, f in peers.items() if name != "xlstm parallel"
+        }
+        trained["xecg reference"] = lambda a=leaves: train(_reference, a)
+        common = {"op": "mlstm", "shape": f"{B}:{T}:{D}", "dtype": "float32", "check": right, "bound": "gemm"}
+        made.append(
+            Bench(
+                id=f"mlstm.forward.{B}:{T}:{D}",
+                run=lambda a=inputs: ops.mlstm(*a),
+                peers=plain,
+                flops=_flops(B, T, D),
+                bar=forward[0] if peers else None,
+                aim=forward[1] if peers else None,
+                **common,
+            )
+        )
+        made.append(
+            Bench(
+                id=f"mlstm.both.{B}:{T}:{D}",
+                run=lambda a=leaves: train(ops.mlstm, a),
+                peers=trained,
+                flops=3.5 * _flops(B, T, D),
+                bar=both[0] if peers else None,
+                aim=both[1] if peers else None,
+                **common,
+            )
+        )
+    return [*made, *(_step(B, D) for B in (1, 256, 2000) for D in (32, 64))]
+
+
+def _reference(*inputs: Tensor) -> Tensor:
+    with ops.use_backend("reference"):
+        return ops.mlstm(*inputs)  # type: ignore[return-value]
+
+
+def _step(B: int, D: int) -> Bench:
+    one = [t[:, 0] for t in _inputs(B, 1, D)]
+    state = ops.mlstm(*_inputs(B, 3, D), return_state=True)[1]
+    out = torch.empty(B, _H, D)
+    peers: dict[str, Callable[[], Any]] = {}
+    if find_spec("xlstm"):
+        from xlstm.blocks.mlstm.backends import recurrent_step_stabilized_simple
+
+        C, n, m = state.C.clone(), state.n.clone()[..., None], state.m.clone()[..., None, None]
+        q, k, v = (t[:, :, None].contiguous() for t in one[:3])
+        i, f = (t[:, :, None, None].contiguous() for t in one[3:])
+        peers["xlstm step"] = lambda: recurrent_step_stabilized_simple(C, n, m, q, k, v, i, f)
+
+    def right() -> None:
+        copy = ops.MLSTMState(*(t.clone() for t in state))
+        expected, _ = ops.mlstm_step(*one, copy)
+        torch.testing.assert_close(ops.mlstm_step_(*one, copy), expected)
+
+    bar = (14.0, 25.0) if B == 1 else (8.0, None)
+    return Bench(
+        id=f"mlstm.step.{B}:{D}",
+        op="mlstm",
+        shape=f"{B}:{D}",
+        dtype="float32",
+        run=lambda: ops.mlstm_step_(*one, state, out=out),
+        check=right,
+        peers=peers,
+        flops=6.0 * B * _H * D * D,
+        bytes=8.0 * B * _H * D * D,
+        bar=bar[0] if peers else None,
+        aim=bar[1] if peers else None,
+    )
