@@ -162,7 +162,7 @@ class MLSTMBlock(nn.Module):
         return q, k, v, *gates.chunk(2, -1)
 
     def _gated(self, h: Tensor, a: Tensor, z: Tensor) -> Tensor:
-        return ops.gated(z, self.headnorm(h) + self.skip * a, activation="silu")
+        return ops.gated(z, (self.headnorm(h) + self.skip * a).to(z.dtype), activation="silu")
 
 
 class SLSTMBlock(nn.Module):
