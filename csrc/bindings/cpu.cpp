@@ -44,8 +44,8 @@ void conv1d_forward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths,
                           at<float>(state_out)};
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
-    const int64_t grain = 1 + conv1d_grain / (k.width * (T + 1));
-    parallel_for(k.conv1d_blocks(a.shape) * B, grain, [&](int64_t lo, int64_t hi) { k.conv1d_forward(a, lo, hi); });
+    const int64_t tasks = k.conv1d_forward_tasks(a.shape), grain = 1 + conv1d_grain * tasks / (B * C * T + 1);
+    parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.conv1d_forward(a, lo, hi); });
 }
 
 void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype, Address x,
@@ -72,7 +72,7 @@ void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
     const int64_t grain = 1 + conv1d_grain / (k.width * (B * T + 1));
-    parallel_for(k.conv1d_blocks(a.shape), grain, [&](int64_t lo, int64_t hi) { k.conv1d_backward(a, lo, hi); });
+    parallel_for(k.conv1d_backward_tasks(a.shape), grain, [&](int64_t lo, int64_t hi) { k.conv1d_backward(a, lo, hi); });
 }
 
 constexpr int64_t linear_grain = 1 << 18;  // multiply-adds

@@ -18,7 +18,8 @@ struct KernelTable {
     int width;  // float lanes
     void (*conv1d_forward)(const Conv1dForward&, int64_t, int64_t);
     void (*conv1d_backward)(const Conv1dBackward&, int64_t, int64_t);
-    int64_t (*conv1d_blocks)(const Conv1dShape&);
+    int64_t (*conv1d_forward_tasks)(const Conv1dShape&);
+    int64_t (*conv1d_backward_tasks)(const Conv1dShape&);
     void (*linear)(const Linear&, int64_t, int64_t);
     int64_t (*linear_tasks)(const Linear&);
     void (*gated_forward)(const Gated&, int64_t, int64_t);

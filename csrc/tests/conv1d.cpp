@@ -44,7 +44,7 @@ void forward(const KernelTable& k, const Conv& v) {
     std::vector<float> y(v.x.size(), 99.0f), last(v.state.size());
     const Conv1dForward a{v.shape(),      v.x.data(), v.T * v.C, v.C, v.weight.data(), v.bias.data(),
                           v.state.data(), y.data(),   v.T * v.C, v.C, last.data()};
-    k.conv1d_forward(a, 0, k.conv1d_blocks(a.shape) * v.B);
+    k.conv1d_forward(a, 0, k.conv1d_forward_tasks(a.shape));
     expect_near(y, v.plain(), 1e-6, "the convolution");
 }
 
@@ -62,7 +62,7 @@ void backward(const KernelTable& k, const Conv& v) {
     const Conv1dBackward a{v.shape(),       v.x.data(),    v.T * v.C,      v.C,          dy.data(), v.T * v.C, v.C,
                            v.weight.data(), v.bias.data(), v.state.data(), dlast.data(), dx.data(), v.T * v.C, v.C,
                            dw.data(),       db.data(),     dstate.data()};
-    k.conv1d_backward(a, 0, k.conv1d_blocks(a.shape));
+    k.conv1d_backward(a, 0, k.conv1d_backward_tasks(a.shape));
     const std::vector<double> y = v.plain();
     double linear = 0.0, scale = 1e-30;
     for (int64_t b = 0; b < v.B; ++b)

@@ -80,22 +80,38 @@ def _blockwise(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(rows, wide.transpose(1, 2)).transpose(0, 1).reshape(*x.shape[:-1], N * O)
 
 
-def _by_head(x: Tensor, weight: Tensor) -> Tensor:
-    """x (..., H, K), weight (H, N, K) → (..., H, N), one matrix product a head."""
-    return torch.stack([F.linear(part, w) for part, w in zip(x.unbind(-2), weight)], -2)
+def _by_head(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Pairs of x (..., H, K) and weight (H, N, K) → (..., pairs, H, N): one matrix product a pair and head.
+
+    The results stand one behind the other in memory, where `ops.slstm` reads them without a copy. Single products are three times as
+    fast as batched ones of this size (bench entry encode.base.32).
+    """
+    rows = [(x.flatten(0, -3)[:, h], w[h]) for x, w in pairs for h in range(len(w))]
+    if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        parts = torch.stack([F.linear(x, w) for x, w in rows])
+    else:
+        parts = rows[0][0].new_empty(len(rows), rows[0][0].shape[0], rows[0][1].shape[0])
+        for part, (x, w) in zip(parts, rows):
+            torch.mm(x, w.t(), out=part)
+    x, w = pairs[0]
+    return parts.unflatten(0, (len(pairs), len(w))).permute(2, 0, 1, 3).unflatten(0, x.shape[:-2])
+
+
+def _by_head_by_row(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.stack([ops.linear(x, w) for x, w in pairs], -3)
 
 
 class _Maths(NamedTuple):
     """How a block computes: fastest for sequences, each row independent of the others, to the bit, for steps."""
 
     linear: Callable[..., Tensor]
-    by_head: Callable[[Tensor, Tensor], Tensor]
+    by_head: Callable[[list[tuple[Tensor, Tensor]]], Tensor]
     blockwise: Callable[[Tensor, Tensor], Tensor]
 
 
 _SEQUENCE = _Maths(F.linear, _by_head, _blockwise)
 _STEP = _Maths(
-    ops.linear, ops.linear, lambda x, w: ops.linear(x.unflatten(-1, (w.shape[0], w.shape[2])), w).flatten(-2)
+    ops.linear, _by_head_by_row, lambda x, w: ops.linear(x.unflatten(-1, (w.shape[0], w.shape[2])), w).flatten(-2)
 )
 
 
@@ -220,8 +236,7 @@ class SLSTMBlock(nn.Module):
         """Pre-activations of the input, (..., 4, H, D), order i, f, z, o."""
         H = self.in_i.shape[0]
         a, y = a.unflatten(-1, (H, -1)), y.unflatten(-1, (H, -1))
-        sources = ((a, self.in_i), (a, self.in_f), (y, self.in_z), (y, self.in_o))
-        return torch.stack([maths.by_head(x, weight) for x, weight in sources], -3)
+        return maths.by_head([(a, self.in_i), (a, self.in_f), (y, self.in_z), (y, self.in_o)])
 
     def _feed_forward(self, y: Tensor, maths: _Maths) -> Tensor:
         g, u = maths.linear(self.ffn_norm(y), self.ffn_up).chunk(2, -1)

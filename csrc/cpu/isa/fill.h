@@ -20,7 +20,7 @@ extern const KernelTable table;
 // clang-format off
 const KernelTable table = {
     XECG_NAME(XECG_ISA), W,
-    conv1d_forward, conv1d_backward, conv1d_blocks,
+    conv1d_forward, conv1d_backward, conv1d_forward_tasks, conv1d_backward_tasks,
     linear, linear_tasks,
     gated_forward, gated_backward,
     frontend, frontend_tasks, frontend_scratch,
