@@ -17,7 +17,7 @@ def test_figures_are_those_of_the_result_files() -> None:
     assert rendered(text) == text, "run `python -m bench readme`"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/ARCHITECTURE.md", "docs/ADDING_AN_OP.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))])
 def test_files_that_a_page_names_exist(page: str) -> None:
     for name in re.findall(
         r"`((?:docs|csrc|xecg|benchecg|bench|tests|examples|requirements)/[\w./-]+)`", (ROOT / page).read_text()
