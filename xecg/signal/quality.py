@@ -72,10 +72,9 @@ def assess(recording: Recording) -> Quality:
     if not x.size:
         return Quality(0.0, 0.0, 1.0, 0.0, 0.0, 0.0, math.nan, False, True, False, True, ("no samples",))
     gaps = 1 - mask.mean(axis=1)
-    clipped = np.array([_clipping(row[m]) for row, m in zip(x, mask)])
+    clipped = _clipping(x, mask)
     flat, noise, mains = _windows(x, mask, recording.rate)
-    ranges = [float(np.subtract(*np.percentile(row[m], [99, 1]))) for row, m in zip(x, mask) if m.any()]
-    range_mv = float(np.median(ranges)) if ranges else 0.0
+    range_mv = _range(x, mask)
     rows = {name: i for i, name in enumerate(recording.leads)}
     triangle = _einthoven(x, mask, rows)
     swapped = _reversal(x, mask, rows, recording.rate)
@@ -102,11 +101,22 @@ def assess(recording: Recording) -> Quality:
     )
 
 
-def _clipping(row: np.ndarray) -> float:
-    """Larger share of samples exactly at the lead's maximum or minimum."""
-    if not row.size or np.ptp(row) < _RAIL_RANGE_MV:
-        return 0.0
-    return float(max((row == row.max()).mean(), (row == row.min()).mean()))
+def _clipping(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Per lead: larger share of samples exactly at its maximum or minimum; 0 for a lead that hardly moves."""
+    high = np.where(mask, x, -np.inf).max(axis=1) if not mask.all() else x.max(axis=1)
+    low = np.where(mask, x, np.inf).min(axis=1) if not mask.all() else x.min(axis=1)
+    count = np.maximum(mask.sum(axis=1), 1)
+    share = [((x == rail[:, None]) & mask).sum(axis=1) / count for rail in (high, low)]
+    return np.where(high - low >= _RAIL_RANGE_MV, np.maximum(*share), 0.0)
+
+
+def _range(x: np.ndarray, mask: np.ndarray) -> float:
+    """Median over leads of the range from the 1st to the 99th percentile; 0 when nothing is valid."""
+    if mask.all():
+        high, low = np.percentile(x, [99, 1], axis=1)
+        return float(np.median(high - low))
+    ranges = [float(np.subtract(*np.percentile(row[m], [99, 1]))) for row, m in zip(x, mask) if m.any()]
+    return float(np.median(ranges)) if ranges else 0.0
 
 
 def _windows(x: np.ndarray, mask: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
