@@ -77,10 +77,11 @@ void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths
 
 constexpr int64_t linear_grain = 1 << 18;  // multiply-adds
 
-void linear(int64_t rows, int64_t groups, int64_t N, int64_t K, Address x, int64_t x_r, int64_t x_g, Address weight, Address bias,
-            Address y, int64_t y_r, int64_t y_g) {
-    const Linear a{rows,         groups, N,  K, at<const float>(x), x_r, x_g, at<const float>(weight), at<const float>(bias),
-                   at<float>(y), y_r,    y_g};
+void linear(int64_t rows, int64_t groups, int64_t N, int64_t K, int dtype, Address x, int64_t x_r, int64_t x_g, Address weight,
+            Address bias, Address y, int64_t y_r, int64_t y_g) {
+    const Linear a{
+        rows,        groups, N,  K, DType(dtype), at<const void>(x), x_r, x_g, at<const float>(weight), at<const float>(bias),
+        at<void>(y), y_r,    y_g};
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
     const int64_t tasks = k.linear_tasks(a);

@@ -1,4 +1,4 @@
-// Arguments of the batch-invariant linear map: y[r, g, n] = bias[g, n] + sum_k x[r, g, k] w[g, n, k], float32.
+// Arguments of the batch-invariant linear map: y[r, g, n] = bias[g, n] + sum_k x[r, g, k] w[g, n, k].
 //
 // Each output accumulates over k in one fixed order whatever `rows` is, so a row's bits never depend on its companions.
 // x (rows, K), y (rows, N): last dimension contiguous, row strides x_r and y_r. weight (N, K) and bias (N) contiguous; bias may
@@ -10,10 +10,11 @@ namespace xecg {
 
 struct Linear {
     int64_t rows, groups, N, K;
-    const float* x;
+    DType dtype;  // of x and y
+    const void* x;
     int64_t x_r, x_g;
     const float *weight, *bias;
-    float* y;
+    void* y;
     int64_t y_r, y_g;
 };
 

@@ -102,6 +102,12 @@ inline void zip(vec a, vec b, vec& low, vec& high) {
     high.v = _mm512_permutex2var_ps(a.v, second, b.v);
 }
 
+// Lane 4 g + o takes lane 4 g + (o + r) mod 4.
+template <int r>
+inline vec quad_rotate(vec a) {
+    return {_mm512_permute_ps(a.v, r == 1 ? 0x39 : r == 2 ? 0x4e : 0x93)};
+}
+
 // Rows become columns. Two rounds inside 128-bit quarters, two rounds among them.
 inline void transpose(vec (&a)[W]) {
     __m512 t[16], u[16];
@@ -209,6 +215,10 @@ inline void zip(vec a, vec b, vec& low, vec& high) {
     high.v = _mm256_permute2f128_ps(x, y, 0x31);
 }
 
+template <int r>
+inline vec quad_rotate(vec a) {
+    return {_mm256_permute_ps(a.v, r == 1 ? 0x39 : r == 2 ? 0x4e : 0x93)};
+}
 // Rows become columns.
 inline void transpose(vec (&a)[W]) {
     __m256 t[8], u[8];
@@ -315,6 +325,10 @@ inline vec scale2(vec a, vec n) {
     return a * power2(half) * power2(n - half);
 }
 inline float sum(vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+template <int r>
+inline vec quad_rotate(vec a) {
+    return {__builtin_shufflevector(a.v, a.v, r & 3, (r + 1) & 3, (r + 2) & 3, (r + 3) & 3)};
+}
 inline void transpose(vec (&a)[W]) {
     float t[W][W];
     for (int k = 0; k < W; ++k) store(t[k], a[k]);

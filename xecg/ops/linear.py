@@ -25,17 +25,20 @@ _OP = "linear"
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, K), weight (N, K), bias (N,) → (…, N); or block-diagonal: x (…, G, K), weight (G, N, K), bias (G, N) → (…, G, N).
 
-    float32 or float64, all of one type. Differentiable; the gradient uses ordinary matrix products. Raises ShapeError for a wrong
-    size, type, device or layout.
+    x: float32, bfloat16, float16 or float64; weight and bias in x's type or float32; the result has x's type. Differentiable; the
+    gradient uses ordinary matrix products. Raises ShapeError for a wrong size, type, device or layout.
     """
     grouped = weight.dim() == 3
-    _check.tensor(_OP, "weight", weight, "(G, N, K)" if grouped else "(N, K)", (torch.float32, torch.float64))
+    _check.tensor(_OP, "weight", weight, "(G, N, K)" if grouped else "(N, K)")
     tail = (weight.shape[0], weight.shape[2]) if grouped else (weight.shape[1],)
     if tuple(x.shape[-len(tail) :]) != tail:
         _check.fail(_OP, "x", f"of shape {tuple(x.shape)}", f"(…, {'G, ' if grouped else ''}K) ending in {tail}")
-    for name, t in (("x", x), ("bias", bias)):
-        if t is not None and (t.dtype != weight.dtype or t.device != weight.device):
-            _check.fail(_OP, name, f"{t.dtype} on {t.device}", f"{weight.dtype} on {weight.device}, like weight")
+    allowed = (x.dtype,) if x.dtype in (torch.float32, torch.float64) else (x.dtype, torch.float32)
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and (t.dtype not in allowed or t.device != x.device):
+            _check.fail(
+                _OP, name, f"{t.dtype} on {t.device}", f"{' or '.join(map(str, allowed))} on {x.device}, like x"
+            )
     if bias is not None:
         _check.like(_OP, "bias", bias, tuple(weight.shape[:-1]), "weight's shape without K", weight)
     lead = x.shape[: x.dim() - len(tail)]
@@ -53,9 +56,10 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    by_group = dy.transpose(0, 1)  # (G, rows, N)
-    dx = torch.bmm(by_group, weight).transpose(0, 1).contiguous()
-    return dx, torch.bmm(by_group.mT, x.transpose(0, 1)), dy.sum(0)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    by_group, w = dy.transpose(0, 1).to(wide), weight.to(wide)  # (G, rows, N)
+    dx = torch.bmm(by_group, w).transpose(0, 1).to(x.dtype).contiguous()
+    return dx, torch.bmm(by_group.mT, x.transpose(0, 1).to(wide)).to(weight.dtype), dy.to(wide).sum(0).to(weight.dtype)
 
 
 def _backward_fake(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,13 +68,13 @@ def _backward_fake(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(x, weight)
+    ctx.save_for_backward(x, weight, bias)
 
 
 def _gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    dx, dw, db = torch.ops.xecg.linear_backward(dy, *ctx.saved_tensors)
-    return dx, dw, db if ctx.has_bias else None
+    x, weight, bias = ctx.saved_tensors
+    dx, dw, db = torch.ops.xecg.linear_backward(dy, x, weight)
+    return dx, dw, _register.maybe(db, bias)
 
 
 _register.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _forward, _fake)

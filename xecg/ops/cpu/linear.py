@@ -6,24 +6,25 @@ import torch
 from torch import Tensor
 
 from xecg.ops._native import address
-from xecg.ops.cpu import native, why_not
+from xecg.ops.cpu import DTYPES, native, why_not
 
 __all__ = ["forward", "refusal"]
 
 
 def refusal(device: torch.device, dtype: torch.dtype) -> str:
     """Why this kernel cannot serve such a call, or ""."""
-    return why_not(device, dtype, (torch.float32,))
+    return why_not(device, dtype)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As xecg.ops.reference.linear.forward."""
     x = x if x.stride(-1) == 1 else x.contiguous()
-    weight = weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    weight = weight.float().contiguous()
+    bias = None if bias is None else bias.float().contiguous()
     G, N, K = weight.shape
-    y = torch.empty((x.shape[0], G, N), dtype=torch.float32)
+    y = torch.empty((x.shape[0], G, N), dtype=x.dtype)
     native().linear(
-        x.shape[0], G, N, K, address(x), x.stride(0), x.stride(1), address(weight), address(bias), address(y), G * N, N
-    )
+        x.shape[0], G, N, K, DTYPES[x.dtype], address(x), x.stride(0), x.stride(1), address(weight), address(bias), address(y),
+        G * N, N,
+    )  # fmt: skip
     return y
