@@ -1,65 +1,73 @@
 // Batch-invariant linear map. Equation and layouts: common/linear.h.
 //
-// Lane l sums k = l, l + W, ... in order; the lanes are then added in the fixed tree of `sum`. Blocking over rows and outputs
-// only decides how often x and w are loaded, never the order of a sum. Cost: 2 rows N K flops; w is read once per block of 4
-// rows. Groups of 4 x 4 (mLSTM's query, key and value maps) have a form of their own: lanes are outputs of W / 4 groups, and four
-// rotations inside each group of four bring every input past every output. It is bound by memory. Which form serves a call
-// follows from its sizes and strides alone.
+// Lanes are outputs. A tile of W outputs by W inputs is transposed in registers and multiplied with all rows of a chunk before
+// the next tile is loaded, so the weights are read once a chunk and no sum crosses lanes: every output adds its inputs in
+// ascending order, one fma each, however many rows there are. Cost: 2 rows N K flops. Groups of 4 x 4 (mLSTM's query, key and
+// value maps) have a form of their own: lanes are outputs of W / 4 groups, and four rotations inside each group of four bring
+// every input past every output. It is bound by memory. Which form serves a call follows from its sizes and strides alone.
 #pragma once
 #include "../common/linear.h"
 #include "simd.h"
 
 namespace xecg::XECG_ISA {
 
-constexpr int64_t linear_task_outputs = 16;
+constexpr int64_t linear_chunk_rows = 128;
+constexpr int linear_rows_at_once = n_registers == 32 ? 8 : 4;  // chains of additions that hide the latency of one
 constexpr int64_t quad_task_rows = 64, quad_task_channels = 512;
 
-inline void put_one(float* p, float v) { *p = v; }
-inline void put_one(bf16* p, float v) { store_n(p, set1(v), 1); }
+inline float one_float(const float* p) { return *p; }
+inline float one_float(const bf16* p) { return to_float(*p); }
 
-template <int R, int N, class T>
-inline void linear_tile(const Linear& a, int64_t g, int64_t row, int64_t out) {
-    vec acc[R][N];
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) acc[r][n] = zero();
-    const T* x = static_cast<const T*>(a.x) + g * a.x_g + row * a.x_r;
-    const float* w = a.weight + (g * a.N + out) * a.K;
-    const int64_t whole = a.K / W * W;
-    for (int64_t k = 0; k < whole; k += W) {
-        vec xs[R];
-        for (int r = 0; r < R; ++r) xs[r] = load(x + r * a.x_r + k);
-        for (int n = 0; n < N; ++n) {
-            const vec ws = load(w + n * a.K + k);
-            for (int r = 0; r < R; ++r) acc[r][n] = fma(xs[r], ws, acc[r][n]);
-        }
-    }
-    if (whole < a.K) {
-        for (int n = 0; n < N; ++n) {
-            const vec ws = load_n(w + n * a.K + whole, a.K - whole);
-            for (int r = 0; r < R; ++r) acc[r][n] = fma(load_n(x + r * a.x_r + whole, a.K - whole), ws, acc[r][n]);
-        }
-    }
-    T* y = static_cast<T*>(a.y) + g * a.y_g + row * a.y_r + out;
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) put_one(y + r * a.y_r + n, sum(acc[r][n]) + (a.bias ? a.bias[g * a.N + out + n] : 0.0f));
+// sums[r] += x[r][0..inputs) times the transposed tile.
+template <int R, class T>
+inline void linear_multiply(const vec (&tile)[W], const T* x, int64_t x_r, int64_t inputs, float* sums) {
+    vec acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = load(sums + r * W);
+    for (int64_t k = 0; k < inputs; ++k)
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(one_float(x + r * x_r + k)), tile[k], acc[r]);
+    for (int r = 0; r < R; ++r) store(sums + r * W, acc[r]);
 }
 
 template <int R, class T>
-inline void linear_rows(const Linear& a, int64_t g, int64_t row, int64_t first, int64_t last) {
-    int64_t n = first;
-    for (; n + 4 <= last; n += 4) linear_tile<R, 4, T>(a, g, row, n);
-    for (; n < last; ++n) linear_tile<R, 1, T>(a, g, row, n);
+inline void linear_multiply_whole(const vec (&tile)[W], const T* x, int64_t x_r, float* sums) {
+    vec acc[R];
+    for (int r = 0; r < R; ++r) acc[r] = load(sums + r * W);
+    XECG_UNROLL
+    for (int k = 0; k < W; ++k)
+        for (int r = 0; r < R; ++r) acc[r] = fma(set1(one_float(x + r * x_r + k)), tile[k], acc[r]);
+    for (int r = 0; r < R; ++r) store(sums + r * W, acc[r]);
 }
 
 template <class T>
+inline void linear_chunk(const Linear& a, const T* x, int64_t rows, int64_t g, int64_t out, int64_t outputs, float* sums) {
+    for (int64_t k = 0; k < a.K; k += W) {
+        const int64_t inputs = min_of(W, a.K - k);
+        vec tile[W];
+        for (int l = 0; l < W; ++l) tile[l] = l < outputs ? load_n(a.weight + (g * a.N + out + l) * a.K + k, inputs) : zero();
+        transpose(tile);
+        int64_t r = 0;
+        for (; r + linear_rows_at_once <= rows; r += linear_rows_at_once)
+            inputs == W ? linear_multiply_whole<linear_rows_at_once>(tile, x + r * a.x_r + k, a.x_r, sums + r * W)
+                        : linear_multiply<linear_rows_at_once>(tile, x + r * a.x_r + k, a.x_r, inputs, sums + r * W);
+        for (; r < rows; ++r) linear_multiply<1>(tile, x + r * a.x_r + k, a.x_r, inputs, sums + r * W);
+    }
+}
+
+// A task is W outputs of one group, all rows.
+template <class T>
 inline void linear_general(const Linear& a, int64_t begin, int64_t end) {
-    const int64_t tiles = (a.N + linear_task_outputs - 1) / linear_task_outputs;
+    const int64_t blocks = (a.N + W - 1) / W;
+    alignas(64) float sums[linear_chunk_rows * W];
     for (int64_t task = begin; task < end; ++task) {
-        const int64_t g = task / tiles, first = task % tiles * linear_task_outputs;
-        const int64_t last = min_of(a.N, first + linear_task_outputs);
-        int64_t row = 0;
-        for (; row + 4 <= a.rows; row += 4) linear_rows<4, T>(a, g, row, first, last);
-        for (; row < a.rows; ++row) linear_rows<1, T>(a, g, row, first, last);
+        const int64_t g = task / blocks, out = task % blocks * W, outputs = min_of(W, a.N - out);
+        const vec start = a.bias ? load_n(a.bias + g * a.N + out, outputs) : zero();
+        for (int64_t row = 0; row < a.rows; row += linear_chunk_rows) {
+            const int64_t rows = min_of(linear_chunk_rows, a.rows - row);
+            for (int64_t r = 0; r < rows; ++r) store(sums + r * W, start);
+            linear_chunk(a, static_cast<const T*>(a.x) + g * a.x_g + row * a.x_r, rows, g, out, outputs, sums);
+            T* y = static_cast<T*>(a.y) + g * a.y_g + row * a.y_r + out;
+            for (int64_t r = 0; r < rows; ++r) store_n(y + r * a.y_r, load(sums + r * W), outputs);
+        }
     }
 }
 
@@ -95,7 +103,7 @@ inline void linear_quad(const Linear& a, int64_t begin, int64_t end) {
 inline int64_t linear_tasks(const Linear& a) {
     if (linear_is_quad(a))
         return (a.rows + quad_task_rows - 1) / quad_task_rows * ((4 * a.groups + quad_task_channels - 1) / quad_task_channels);
-    return a.groups * ((a.N + linear_task_outputs - 1) / linear_task_outputs);
+    return a.groups * ((a.N + W - 1) / W);
 }
 
 inline void linear(const Linear& a, int64_t begin, int64_t end) {
