@@ -52,4 +52,34 @@ def entries() -> list[Bench]:
                     threads=threads,
                 )
             )
-    return made
+    return [*made, _half()]
+
+
+def _half() -> Bench:
+    """`base` under bfloat16 autocast beside its own float32; embeddings must point the same way."""
+    model = XECG(XECGConfig.preset("base")).eval().requires_grad_(False)
+    x = torch.randn(32, 12, 1000)
+
+    def half() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model.embed(x)
+
+    def right() -> None:
+        cosine = torch.nn.functional.cosine_similarity(half().float(), model.embed(x)).min()
+        if cosine < 0.999:
+            raise AssertionError(f"cosine to float32 is {cosine:.5f}; needed 0.999")
+
+    return Bench(
+        id="encode.base.32.threads2.bfloat16",
+        op="encode",
+        shape="32x12x1000",
+        dtype="bfloat16",
+        run=half,
+        check=right,
+        peers={"own float32": lambda: model.embed(x)},
+        flops=_FLOPS["base"] * 32,  # type: ignore[operator]
+        bound="gemm",
+        bar=1.6,
+        aim=2.0,
+        threads=2,
+    )
