@@ -48,6 +48,43 @@ def check(file: Path) -> None:
 
 
 @main.command()
+@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def scores(runs: Path) -> None:
+    """Collect the headline scores of `benchecg run` under RUNS into bench/results/benchecg.json."""
+    from xecg.io.atomic import write_json
+
+    rows, note = [], ""
+    for path in sorted(runs.glob("*/*/result.json")):
+        result = json.loads(path.read_text())
+        if result["status"] != "scored" or result["task"]["synthetic"]:
+            continue
+        task, model, metric = result["task"], result["model"], result["metrics"][result["task"]["metric"]]
+        untrained = model["trained"] is False
+        rows.append(
+            {
+                "task": task["id"] + ("" if result["data"]["complete"] else " (subset)"),
+                "model": model["id"] + (" (untrained)" if untrained else ""),
+                "metric": task["metric"] + ("" if task["higher_is_better"] else " (lower is better)"),
+                "value": metric["value"],
+                "low": metric["low"],
+                "high": metric["high"],
+                "units": result["support"]["units"],
+                "clusters": result["support"]["patients"],
+                "protocol": result["protocol"]["name"],
+                "profile": result["profile"],
+                "split_sha256": result["split"]["sha256"],
+                "data_sha256": result["data"]["sha256"],
+                "fingerprint": model["fingerprint"],
+            }
+        )
+        note = (
+            f"{result['protocol']['name'].capitalize()}, profile `{result['profile']}`, intervals from "
+            f"{result['bootstrap']['resamples']:,} resamples of patients. `benchecg run` makes them, `benchecg score` recomputes them."
+        )
+    write_json(Path(__file__).parent / "results" / "benchecg.json", {"rows": rows, "note": note})
+
+
+@main.command()
 def readme() -> None:
     """Write the tables of README from the JSON under bench/results."""
     from bench.readme import README, rendered
