@@ -19,11 +19,20 @@ from xecg.errors import DataMissing, XECGError
 if TYPE_CHECKING:
     from benchecg.results import Result
     from benchecg.running import LoadedTask
+    from benchecg.tasks.base import Task
 
 __all__ = ["main"]
 
 _PARTLY = 3
-_DEFAULT_MODELS = ("xecg-tiny", "xecg-random", "rr", "age-sex", "majority")
+_DEFAULT_MODELS = (
+    "xecg-tiny",
+    "xecg-random",
+    "rr",
+    "age-sex",
+    "majority",
+    "qrs",
+    "beat-75",
+)  # each where it can be asked
 
 
 class _Group(click.Group):
@@ -82,28 +91,44 @@ def _print_json(value: Any) -> None:
 
 
 @main.command("list")
+@_data_option
 @_json_option
-def list_(as_json: bool) -> None:
-    """Tasks and models."""
+def list_(data: str | None, as_json: bool) -> None:
+    """Tasks with the state of their data, and models."""
     from benchecg.models import MODELS
     from benchecg.tasks import SUITE, load_task, task_ids
 
     tasks = [load_task(i) for i in task_ids()]
-    built = {t.suite for t in tasks}
-    absent = [f"{n} {title}" for n, title in SUITE.items() if n not in built]
+    absent = [f"{n} {title}" for n, title in SUITE.items() if n not in {t.suite for t in tasks}]
+    states = _states(tasks, data)
     if as_json:
         rows = [
-            {"id": t.id, "title": t.title, "suite": t.suite, "kind": t.kind, "metric": t.metric, "data": t.dataset.name}
+            {"id": t.id, "title": t.title, "suite": t.suite, "kind": t.kind, "metric": t.metric, "data": t.dataset.name,
+             "state": states[t.id]}
             for t in tasks
-        ]
+        ]  # fmt: skip
         _print_json({"tasks": rows, "suite_tasks_not_built": absent, "models": MODELS})
         return
     for t in tasks:
-        click.echo(f"{t.id:<18} {t.suite or '':<4} {t.title} ({t.metric}; {t.dataset.name}, {t.dataset.access})")
-    click.echo(f"not built yet, so there is no BenchECG score: {', '.join(absent)}\n")
+        dataset = f"{t.dataset.name}, {t.dataset.access}"
+        click.echo(f"{t.id:<18} {t.suite or '':<4} {states[t.id]:<12} {t.title} ({t.metric}; {dataset})")
+    if absent:
+        click.echo(f"not built yet, so there is no BenchECG score: {', '.join(absent)}")
+    click.echo("")
     for name, about in MODELS.items():
         click.echo(f"{name:<18} {about}")
     click.echo("a checkpoint folder or module:Class of your own works in place of a model's name")
+
+
+def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
+    """Of each task whether its data set's folder is there; `verify` counts what is in it."""
+    from benchecg.tasks.base import data_root
+
+    try:
+        root = data_root(data)
+    except DataMissing:
+        return {t.id: "no --data" for t in tasks}
+    return {t.id: "data there" if (root / t.dataset.folder).is_dir() else "data missing" for t in tasks}
 
 
 @main.command()
@@ -120,6 +145,14 @@ def list_(as_json: bool) -> None:
     "--resamples", type=click.IntRange(10, 100_000), default=2_000, show_default=True, help="Of the bootstrap."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["probe", "knn", "few-1", "few-10"]),
+    default="probe",
+    show_default=True,
+    help="Linear probe, nearest neighbours, or the probe with 1 % or 10 % of the training patients.",
+)
+@click.option("--subset", type=click.IntRange(0, 4), default=0, show_default=True, help="Which few-label subset.")
 @click.option("--profile", type=click.Choice(["corrected", "authors"]), default="corrected", show_default=True)
 @_json_option
 @click.pass_context
@@ -132,12 +165,16 @@ def run(
     cache: Path | None,
     resamples: int,
     seed: int,
+    protocol: str,
+    subset: int,
     profile: str,
     as_json: bool,
 ) -> None:
-    """Score models on tasks by a linear probe; results go to OUT/TASK/MODEL."""
+    """Score models on tasks; results go to OUT/TASK/MODEL, or to OUT/TASK/MODEL+PROTOCOL where it is not the linear probe."""
+    from benchecg.answering import unsuited
     from benchecg.models import load_adapter
     from benchecg.running import run as run_one
+    from benchecg.running import run_name
     from benchecg.tasks.base import data_root
 
     if profile == "authors":
@@ -146,11 +183,14 @@ def run(
     results = []
     for loaded in _load_all(tasks, data_root(data)):
         for adapter in adapters:
-            folder = out / loaded.task.id / adapter.id
-            label = f"{loaded.task.id} · {adapter.id}"
+            if not models and unsuited(loaded.task, adapter, protocol):
+                continue
+            name = run_name(adapter.id, protocol, subset)
+            folder = out / loaded.task.id / name
+            label = f"{loaded.task.id} · {name}"
             result = run_one(
                 loaded, adapter, out=folder, cache=cache or out / ".features", resamples=resamples, seed=seed,
-                progress=_progress(label),
+                protocol=protocol, subset=subset, progress=_progress(label),
             )  # fmt: skip
             results.append(result)
             if not as_json:

@@ -6,6 +6,7 @@ On disk: one Parquet file, a row per test unit, with the facts that scoring need
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from benchecg.metrics import Statistic, statistic
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import ReadError
 
-__all__ = ["Predictions", "TaskFacts", "predictions_of", "read_predictions", "write_predictions"]
+__all__ = ["Predictions", "TaskFacts", "peak_predictions_of", "predictions_of", "read_predictions", "write_predictions"]
 
 _META_KEY = b"benchecg"
 
@@ -41,6 +42,7 @@ class TaskFacts:
 class Predictions:
     """n test units. unit_id, patient_id, record_id: text (n,); patient_id is a number of this table, not of the person.
 
+    A table of peaks has a row per true peak (y 1, not valid) and one per found peak (y 0, score its height, valid).
     t_start: float64 s (n,), NaN for a whole record. y: float32 (n,) or (n, C). score: float32 (n,) or (n, C). valid: bool (n,).
     """
 
@@ -67,19 +69,76 @@ class Predictions:
             cluster=self.cluster(),
             classes=self.facts.classes,
             class_sets=self.facts.class_sets,
+            record=np.unique(self.record_id, return_inverse=True)[1].reshape(-1),
+            time_s=self.t_start,
         )
+
+    def asked(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels of what was to be answered, the same for every model: of a peaks task the true peaks."""
+        rows = self.y == 1 if self.facts.kind == "peaks" else slice(None)
+        return self.unit_id[rows], self.y[rows]
 
 
 def predictions_of(
     task: Task, data: TaskData, *, model: str, score: np.ndarray, valid: np.ndarray, resamples: int, seed: int
 ) -> Predictions:
     """The table of the test units. score, valid: of the test units, in their order."""
-    test = data.in_split("test")
-    rows = np.flatnonzero(test)
-    record = np.array([r.id for r in data.records])[data.record[rows]]
+    rows = np.flatnonzero(data.in_split("test"))
     time_s = data.time_s[rows]
-    order = {p: i for i, p in enumerate(dict.fromkeys(data.clusters()[rows].tolist()))}
-    facts = TaskFacts(
+    record = np.array([r.id for r in data.records])[data.record[rows]]
+    return Predictions(
+        facts=_facts_of(
+            task, model, per_record=bool(len(rows) and not np.isnan(time_s).all()), resamples=resamples, seed=seed
+        ),
+        unit_id=np.array([r if np.isnan(t) else f"{r}@{t:.6f}" for r, t in zip(record, time_s)]),
+        patient_id=_patients(data)[data.record[rows]],
+        record_id=record,
+        t_start=time_s,
+        y=data.label[rows].astype(np.float32),
+        score=score.astype(np.float32),
+        valid=valid,
+    )
+
+
+def peak_predictions_of(
+    task: Task,
+    data: TaskData,
+    *,
+    model: str,
+    found: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    resamples: int,
+    seed: int,
+) -> Predictions:
+    """The table of true and found peaks of the test records. found: record index → (time_s, height) of its peaks."""
+    true = np.flatnonzero(data.in_split("test"))
+    index = np.concatenate([data.record[true], *(np.full(len(at), i) for i, (at, _) in found.items())]).astype(int)
+    time_s = np.concatenate([data.time_s[true], *(at for at, _ in found.values())])
+    height = np.concatenate([np.zeros(len(true)), *(h for _, h in found.values())])
+    is_found = np.arange(len(index)) >= len(true)
+    record = np.array([r.id for r in data.records])[index]
+    kinds = np.where(is_found, "found", "true")
+    return Predictions(
+        facts=_facts_of(task, model, per_record=True, resamples=resamples, seed=seed),
+        unit_id=np.array([f"{r}@{t:.6f} {k}" for r, t, k in zip(record, time_s, kinds)]),
+        patient_id=_patients(data)[index],
+        record_id=record,
+        t_start=time_s,
+        y=(~is_found).astype(np.float32),
+        score=height.astype(np.float32),
+        valid=is_found,
+    )
+
+
+def _patients(data: TaskData) -> np.ndarray:
+    """A number of this table for the patient of each record, in the order of the test units."""
+    each = [r.patient for r in data.records]
+    test = [each[i] for i in dict.fromkeys(data.record[data.in_split("test")].tolist())]
+    order = {p: i for i, p in enumerate(dict.fromkeys([*test, *each]))}
+    return np.array([f"p{order[p]:06d}" for p in each])
+
+
+def _facts_of(task: Task, model: str, *, per_record: bool, resamples: int, seed: int) -> TaskFacts:
+    return TaskFacts(
         task=task.id,
         version=task.version,
         model=model,
@@ -88,19 +147,9 @@ def predictions_of(
         class_sets=dict(task.class_sets),
         metric=task.metric,
         higher_is_better=task.higher_is_better,
-        per_record=bool(len(rows) and not np.isnan(time_s).all()),
+        per_record=per_record,
         resamples=resamples,
         seed=seed,
-    )
-    return Predictions(
-        facts=facts,
-        unit_id=np.array([r if np.isnan(t) else f"{r}@{t:.6f}" for r, t in zip(record, time_s)]),
-        patient_id=np.array([f"p{order[c]:06d}" for c in data.clusters()[rows].tolist()]),
-        record_id=record,
-        t_start=time_s,
-        y=data.label[rows].astype(np.float32),
-        score=score.astype(np.float32),
-        valid=valid,
     )
 
 

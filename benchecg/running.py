@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchecg.answering import PROTOCOLS, Answer, answer, unsuited
 from benchecg.models.base import Adapter
-from benchecg.predictions import predictions_of, read_predictions, write_predictions
-from benchecg.protocols import C_GRID, linear_probe, unit_features
+from benchecg.predictions import Predictions, peak_predictions_of, predictions_of, read_predictions, write_predictions
 from benchecg.results import PREDICTIONS_FILE, Result, write_result
 from benchecg.scoring import score
 from benchecg.stats import RESAMPLES
@@ -20,7 +20,7 @@ from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, sp
 from benchecg.versions import library_versions
 from xecg.errors import SpecError
 
-__all__ = ["LoadedTask", "load_data", "run"]
+__all__ = ["LoadedTask", "load_data", "run", "run_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,13 @@ def _no_patient_twice(task: Task, data: TaskData) -> None:
             )
 
 
+def run_name(model: str, protocol: str = "probe", subset: int = 0) -> str:
+    """The name of a model's results: its id, and the protocol where it is not the linear probe: "xecg-tiny+few-1.0"."""
+    if protocol == "probe":
+        return model
+    return f"{model}+{protocol}" + (f".{subset}" if protocol.startswith("few") else "")
+
+
 def run(
     loaded: LoadedTask,
     adapter: Adapter,
@@ -72,49 +79,48 @@ def run(
     cache: Path | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    protocol: str = "probe",
+    subset: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Result:
-    """Linear probe of `adapter` on the task; writes out/result.json and out/predictions.parquet and returns the result.
+    """Ask `adapter` the task; writes out/result.json and out/predictions.parquet and returns the result.
 
-    When the data are too few the result says so and holds no score. cache: folder for features; None computes them anew.
+    When the data are too few, or the adapter cannot be asked this, the result says so and holds no score. cache: folder for
+    features; None computes them anew. protocol: one of `PROTOCOLS`; subset: which of the fixed few-label subsets.
     """
+    if protocol not in PROTOCOLS:
+        raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
     out.mkdir(parents=True, exist_ok=True)
-    refusal = loaded.refusal()
+    name = run_name(adapter.id, protocol, subset)
+    refusal = loaded.refusal() or unsuited(loaded.task, adapter, protocol)
     if refusal:
         (out / PREDICTIONS_FILE).unlink(missing_ok=True)
-        result = _result(loaded, adapter, reason=refusal, resamples=resamples, seed=seed)
+        facts = {"name": PROTOCOLS[protocol]}
+        result = _result(loaded, adapter, name, reason=refusal, protocol=facts, resamples=resamples, seed=seed)
         write_result(out, result)
         return result
     wall, cpu = time.perf_counter(), time.process_time()
-    task, data = loaded.task, loaded.data
-    features = unit_features(task, data, adapter, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
-    features_s = time.perf_counter() - wall
-    train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
-    probe = linear_probe(
-        task, features=features.values, valid=features.valid, label=data.label, train=train, val=val, test=test
-    )
-    predictions = predictions_of(
-        task, data, model=adapter.id, score=probe.score, valid=features.valid[test], resamples=resamples, seed=seed
-    )
+    given = answer(
+        loaded.task, loaded.data, adapter, data_sha256=loaded.data_sha256, protocol=protocol, subset=subset, cache=cache,
+        progress=progress,
+    )  # fmt: skip
+    answered_s = time.perf_counter() - wall
+    predictions = _predictions(loaded, name, given, resamples=resamples, seed=seed)
     write_predictions(out / PREDICTIONS_FILE, predictions)
     scored = score(read_predictions(out / PREDICTIONS_FILE))
     result = _result(
         loaded,
         adapter,
+        name,
         scored=scored,
-        width=features.values.shape[1],
-        protocol={
-            "c": probe.c,
-            "validation": probe.validation,
-            "converged": probe.converged,
-            "fitted_units": probe.n_fit,
-        },
+        width=given.width,
+        protocol=given.protocol,
         cost={
             "wall_s": time.perf_counter() - wall,
             "cpu_s": time.process_time() - cpu,
-            "features_wall_s": features_s,
-            "feature_blocks": features.blocks,
-            "feature_blocks_cached": features.cached,
+            "answers_wall_s": answered_s,
+            "feature_blocks": given.blocks,
+            "feature_blocks_cached": given.cached,
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         },
         predictions={"file": PREDICTIONS_FILE, "sha256": _sha256(out / PREDICTIONS_FILE)},
@@ -123,6 +129,14 @@ def run(
     )
     write_result(out, result)
     return result
+
+
+def _predictions(loaded: LoadedTask, name: str, given: Answer, *, resamples: int, seed: int) -> Predictions:
+    task, data = loaded.task, loaded.data
+    if given.found is not None:
+        return peak_predictions_of(task, data, model=name, found=given.found, resamples=resamples, seed=seed)
+    assert given.score is not None and given.valid is not None
+    return predictions_of(task, data, model=name, score=given.score, valid=given.valid, resamples=resamples, seed=seed)
 
 
 def _sha256(path: Path) -> str:
@@ -141,13 +155,14 @@ _NO_SCORE: dict[str, Any] = {
 def _result(
     loaded: LoadedTask,
     adapter: Adapter,
+    name: str,
     *,
+    protocol: dict[str, Any],
     resamples: int,
     seed: int,
     reason: str | None = None,
     scored: dict[str, Any] | None = None,
     width: int | None = None,
-    protocol: dict[str, Any] | None = None,
     cost: dict[str, float] | None = None,
     predictions: dict[str, str] | None = None,
 ) -> Result:
@@ -157,8 +172,8 @@ def _result(
         task=_task_facts(loaded.task),
         data=_data_facts(loaded),
         split=_split_facts(loaded),
-        model=_model_facts(loaded.task, adapter, width),
-        protocol={"name": "linear probe", "grid": list(C_GRID), "refit_on": "train and val", **(protocol or {})},
+        model=_model_facts(loaded.task, adapter, name, width),
+        protocol=protocol,
         bootstrap={
             "resamples": resamples,
             "seed": seed,
@@ -217,13 +232,13 @@ def _split_facts(loaded: LoadedTask) -> dict[str, Any]:
     }
 
 
-def _model_facts(task: Task, adapter: Adapter, width: int | None) -> dict[str, Any]:
+def _model_facts(task: Task, adapter: Adapter, name: str, width: int | None) -> dict[str, Any]:
     seen = adapter.pretrained_on
     known = (
         "unknown" if seen is None else "seen in pretraining" if task.dataset.name in seen else "not seen in pretraining"
     )
     return {
-        "id": adapter.id,
+        "id": name,
         "fingerprint": adapter.fingerprint,
         "spec_hash": adapter.spec_hash,
         "trained": adapter.trained,

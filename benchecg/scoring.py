@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchecg.metrics import confusion, macro, precision_recall_f1
+from benchecg.metrics import confusion, macro, peak_record_f1, precision_recall_f1
 from benchecg.metrics.statistic import predicted_class
 from benchecg.predictions import Predictions
 from benchecg.stats import estimate
@@ -36,6 +36,8 @@ def _members(p: Predictions) -> dict[str, np.ndarray]:
     """Class → bool (n,), the units of it."""
     if p.facts.kind == "regression":
         return {}
+    if p.facts.kind == "peaks":
+        return {p.facts.classes[0]: p.y == 1}
     if p.facts.kind == "multilabel":
         return {name: p.y[:, i] == 1 for i, name in enumerate(p.facts.classes)}
     return {name: p.y == i for i, name in enumerate(p.facts.classes)}
@@ -44,9 +46,10 @@ def _members(p: Predictions) -> dict[str, np.ndarray]:
 def _support(p: Predictions) -> dict[str, Any]:
     cluster = p.cluster()
     classes = {n: {"units": int(m.sum()), "patients": len(np.unique(cluster[m]))} for n, m in _members(p).items()}
+    peaks = p.facts.kind == "peaks"
     return {
-        "units": len(p.y),
-        "without_prediction": int((~p.valid).sum()),
+        "units": len(p.asked()[0]),
+        "without_prediction": 0 if peaks else int((~p.valid).sum()),
         "patients": len(np.unique(cluster)),
         "records": len(np.unique(p.record_id)),
         "classes": classes,
@@ -60,6 +63,8 @@ def _confusion(p: Predictions) -> list[list[int]] | None:
 
 
 def _per_record(p: Predictions) -> list[dict[str, Any]] | None:
+    if p.facts.kind == "peaks":
+        return _peak_records(p)
     if not p.facts.per_record or p.facts.kind != "multiclass":
         return None
     truth, found, n = p.y.astype(int), predicted_class(p.score, p.valid), len(p.facts.classes)
@@ -77,6 +82,20 @@ def _per_record(p: Predictions) -> list[dict[str, Any]] | None:
                 "f1": dict(zip(p.facts.classes, [_number(v) for v in f1])),
             }
         )
+    return rows
+
+
+def _peak_records(p: Predictions) -> list[dict[str, Any]]:
+    """F1 and hits of each record at ±75 ms."""
+    rows = []
+    for record in np.unique(p.record_id):
+        inside = p.record_id == record
+        truth_s, found_s = p.t_start[inside & (p.y == 1)], p.t_start[inside & (p.y != 1)]
+        f1 = _number(peak_record_f1(truth_s, found_s))
+        hit = 0 if f1 is None else round(f1 * (len(truth_s) + len(found_s)) / 2)
+        name = p.facts.classes[0]
+        facts = {"record": str(record), "units": len(truth_s), "correct": hit, "macro_f1": f1}
+        rows.append({**facts, "classes": {name: len(truth_s)}, "f1": {name: f1}})
     return rows
 
 

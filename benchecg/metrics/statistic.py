@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchecg.metrics.classification import auroc, average_precision, confusion, macro, precision_recall_f1
+from benchecg.metrics.peaks import PEAK_NAMES, peak_counts, peak_metrics
 from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums
 from xecg.errors import SpecError
 
 __all__ = ["KINDS", "Statistic", "predicted_class", "statistic"]
 
-KINDS = ("multiclass", "multilabel", "binary", "regression")
+KINDS = ("multiclass", "multilabel", "binary", "regression", "peaks")
 
 _CELLS = 4_000_000  # weights held at once while an AUROC is resampled: 32 MB of float64
 
@@ -51,19 +52,27 @@ def statistic(
     cluster: np.ndarray,
     classes: tuple[str, ...],
     class_sets: Mapping[str, tuple[str, ...]] | None = None,
+    record: np.ndarray | None = None,
+    time_s: np.ndarray | None = None,
 ) -> Statistic:
     """The metrics of a task kind over n units.
 
     truth: class index (n,) for "multiclass", 0/1 (n,) for "binary", 0/1 (n, C) for "multilabel", numbers (n,) for "regression".
     score: (n, C), or (n,) for "binary" and "regression". valid: bool (n,). cluster: int (n,) from 0, the patient of each unit.
     class_sets: extra macro-F1 names → the classes they keep: only units of these true classes count, and a prediction outside
-    the set is an error of the true class. Raises SpecError when a kind other than "multiclass" has units without prediction.
+    the set is an error of the true class. For "peaks" a row is a true peak (truth 1) or a found one (truth 0), at `time_s` (s)
+    of the record numbered in `record`, each int/float (n,); score and valid are not used.
+    Raises SpecError when a kind other than "multiclass" and "peaks" has units without prediction.
     """
     n_clusters = int(cluster.max()) + 1 if len(cluster) else 0
     if kind == "multiclass":
         return _multiclass(
             truth.astype(np.int64), predicted_class(score, valid), cluster, n_clusters, classes, class_sets or {}
         )
+    if kind == "peaks":
+        if record is None or time_s is None:
+            raise SpecError("peaks need the record and the time of every row; pass record and time_s")
+        return _peaks(truth == 1, cluster, n_clusters, record, time_s)
     if not valid.all():
         raise SpecError(
             f"{int((~valid).sum())} of {len(valid)} units have no prediction; a {kind} task needs one for every unit, "
@@ -102,6 +111,14 @@ def _multiclass(
         return np.column_stack([macro(f1), *sets, accuracy, f1, se, ppv])
 
     return Statistic(tuple(names), n_clusters, values)
+
+
+def _peaks(true: np.ndarray, cluster: np.ndarray, n_clusters: int, record: np.ndarray, time_s: np.ndarray) -> Statistic:
+    sums = np.zeros((n_clusters, len(peak_counts(np.zeros(0), np.zeros(0)))))
+    for r in np.unique(record):
+        rows = record == r
+        sums[cluster[rows][0]] += peak_counts(time_s[rows & true], time_s[rows & ~true])
+    return Statistic(PEAK_NAMES, n_clusters, lambda w: peak_metrics(w @ sums))
 
 
 def _restrict(counts: np.ndarray, keep: list[int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from benchecg.models.base import Adapter, Tokens
 from xecg.errors import SpecError
@@ -16,6 +17,9 @@ MODELS = {
     "rr": "RR intervals of detected beats",
     "age-sex": "age, sex and heart rate",
     "majority": "constant: the floor of the metric",
+    "qrs": "the QRS detector of xecg.signal, for peaks tasks",
+    "beat-75": "a peak every 0.8 s: the floor of a peaks task",
+    "sleepecg": "the detector of the sleepecg package, where it is installed, for peaks tasks",
 }
 _FORMS = "or a checkpoint folder, or module:Class for your own"
 
@@ -27,6 +31,11 @@ def load_adapter(name: str) -> Adapter:
 
         baselines: dict[str, type[Adapter]] = {"rr": RRIntervals, "age-sex": Demographics, "majority": Constant}
         return baselines[name]()
+    if name in ("qrs", "beat-75", "sleepecg"):
+        from benchecg.models.detectors import Detections, Metronome, SleepECG
+
+        detectors: dict[str, type[Any]] = {"qrs": Detections, "beat-75": Metronome, "sleepecg": SleepECG}
+        return detectors[name]()
     if name == "xecg-random":
         from benchecg.models.xecg import random_xecg
 

@@ -66,7 +66,8 @@ class Adapter(Protocol):
 
     id: its name in tables. fingerprint: of weights and settings. spec_hash: of the preprocessing, "" without one. trained: False
     for random weights, None where nothing is learned beforehand. about: one line for reports. pretrained_on: data sets it has
-    seen, () for none, None for unknown.
+    seen, () for none, None for unknown. A detector has `peaks_s(recording)` in place of features: the peaks it finds, in seconds;
+    it is asked peaks tasks only.
     """
 
     id: str

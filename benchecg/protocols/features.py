@@ -17,7 +17,7 @@ from benchecg.versions import library_version
 from xecg.errors import ShapeError, SpecError
 from xecg.signal import Recording
 
-__all__ = ["Features", "unit_features"]
+__all__ = ["Features", "RecordTokens", "record_tokens", "recording_of", "unit_features"]
 
 _SHOWN = ("age", "sex")  # meta that an adapter may use, unless the task hides it
 
@@ -28,6 +28,15 @@ class Features:
 
     values: np.ndarray
     valid: np.ndarray
+    blocks: int
+    cached: int
+
+
+@dataclass(frozen=True, eq=False)
+class RecordTokens:
+    """All tokens of each record that is not dropped: record index → Tokens. cached: blocks not recomputed."""
+
+    tokens: dict[int, Tokens]
     blocks: int
     cached: int
 
@@ -47,23 +56,69 @@ def unit_features(
     blocks, named by adapter, preprocessing, data and units. Raises SpecError when a real task meets a synthetic recording,
     ShapeError when the adapter does not keep its contract.
     """
+
+    def of_block(block: list[int], tokens: list[Tokens]) -> tuple[np.ndarray, ...]:
+        units = [_pick(t, data.time_s[data.record == i]) for i, t in zip(block, tokens)]
+        return np.concatenate([v for v, _ in units]), np.concatenate([ok for _, ok in units])
+
+    units = hashlib.sha256(data.record.tobytes() + data.time_s.tobytes()).hexdigest()
+    folder = None if cache is None else cache / _key(task, data, adapter, data_sha256, units)
+    return _assemble(data, *_blocks(task, data, adapter, folder, progress, of_block))
+
+
+def record_tokens(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    *,
+    data_sha256: str,
+    cache: Path | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> RecordTokens:
+    """Every token of every record that is not dropped, for heads that answer within a token; cached as `unit_features` is."""
+
+    def of_block(block: list[int], tokens: list[Tokens]) -> tuple[np.ndarray, ...]:
+        count = np.array([len(t.values) for t in tokens])
+        values = np.concatenate([np.asarray(t.values, np.float32) for t in tokens])
+        return count, values, np.concatenate([t.start_s for t in tokens]), np.concatenate([t.length_s for t in tokens])
+
+    folder = None if cache is None else cache / _key(task, data, adapter, data_sha256, "tokens")
+    parts, cached = _blocks(task, data, adapter, folder, progress, of_block)
+    tokens = {}
+    for block, (count, *arrays) in parts:
+        ends = np.cumsum(count)
+        for i, first, last in zip(block, ends - count, ends):
+            tokens[i] = Tokens(*(a[first:last] for a in arrays))
+    _one_width([t.values for t in tokens.values()])
+    return RecordTokens(tokens, len(parts), cached)
+
+
+_Parts = list[tuple[list[int], tuple[np.ndarray, ...]]]
+
+
+def _blocks(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    folder: Path | None,
+    progress: Callable[[Iterable], Iterable],
+    of_block: Callable[[list[int], list[Tokens]], tuple[np.ndarray, ...]],
+) -> tuple[_Parts, int]:
     used = [i for i, r in enumerate(data.records) if r.split != "dropped"]
     blocks = [used[i : i + task.records_per_call] for i in range(0, len(used), task.records_per_call)]
-    folder = None if cache is None else cache / _key(task, data, adapter, data_sha256)
     parts, cached = [], 0
     for number, block in enumerate(progress(blocks)):
         path = None if folder is None else folder / f"block-{number:05d}.npz"
         part = _load(path)
         cached += part is not None
         if part is None:
-            part = _compute(task, data, adapter, block)
+            part = of_block(block, _tokens(task, data, adapter, block))
             _store(path, part)
         parts.append((block, part))
-    return _assemble(data, parts, cached)
+    return parts, cached
 
 
-def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str) -> str:
-    units = hashlib.sha256(data.record.tobytes() + data.time_s.tobytes()).hexdigest()
+def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str, units: str) -> str:
     ids = [r.id for r in data.records if r.split != "dropped"]
     parts = [
         library_version("xecg"),  # its front end and detectors are part of the features
@@ -79,23 +134,26 @@ def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _compute(task: Task, data: TaskData, adapter: Adapter, block: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    recordings = [_recording(task, data.records[i]) for i in block]
+def _tokens(task: Task, data: TaskData, adapter: Adapter, block: list[int]) -> list[Tokens]:
+    recordings = [recording_of(task, data.records[i]) for i in block]
     tokens = adapter.features(recordings)
     if len(tokens) != len(recordings):
         raise ShapeError(
             f"adapter {adapter.id!r} gave {len(tokens)} features for {len(recordings)} recordings; needed one each"
         )
-    units = [_pick(t, data.time_s[data.record == i]) for i, t in zip(block, tokens)]
-    widths = {values.shape[1] for values, _ in units}
+    _one_width([t.values for t in tokens])
+    return tokens
+
+
+def _one_width(values: list[np.ndarray]) -> int:
+    widths = sorted({v.shape[1] for v in values})
     if len(widths) != 1:
-        raise ShapeError(
-            f"adapter {adapter.id!r} gave features of widths {sorted(widths)}; needed one width for all recordings"
-        )
-    return np.concatenate([v for v, _ in units]), np.concatenate([ok for _, ok in units])
+        raise ShapeError(f"features have widths {widths}; needed one width for all recordings")
+    return widths[0]
 
 
-def _recording(task: Task, record: Record) -> Recording:
+def recording_of(task: Task, record: Record) -> Recording:
+    """The recording as a model may see it: no annotations, no meta that the task hides. Raises SpecError when it is synthetic."""
     from xecg import read
 
     recording = read(record.path)
@@ -125,31 +183,28 @@ def _pick(tokens: Tokens, time_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(inside[:, None], values[index], np.float32(0)), inside
 
 
-def _load(path: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
+def _load(path: Path | None) -> tuple[np.ndarray, ...] | None:
     if path is None or not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as part:
-            return part["values"], part["valid"]
+            return tuple(part[f"arr_{i}"] for i in range(len(part.files)))
     except (ValueError, OSError, KeyError, zipfile.BadZipFile):
         return None  # a damaged block is computed again
 
 
-def _store(path: Path | None, part: tuple[np.ndarray, np.ndarray]) -> None:
+def _store(path: Path | None, part: tuple[np.ndarray, ...]) -> None:
     if path is None:
         return
     from xecg.io.atomic import replacing
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, values=part[0], valid=part[1])
+        np.savez(handle, *part)
 
 
-def _assemble(data: TaskData, parts: list[tuple[list[int], tuple[np.ndarray, np.ndarray]]], cached: int) -> Features:
-    widths = sorted({part[0].shape[1] for _, part in parts})
-    if len(widths) != 1:
-        raise ShapeError(f"features have widths {widths}; needed one width for all recordings")
-    values = np.zeros((len(data.record), widths[0]), np.float32)
+def _assemble(data: TaskData, parts: _Parts, cached: int) -> Features:
+    values = np.zeros((len(data.record), _one_width([part[0] for _, part in parts])), np.float32)
     valid = np.zeros(len(data.record), bool)
     for block, part in parts:
         rows = np.flatnonzero(np.isin(data.record, block))

@@ -18,7 +18,7 @@ from benchecg.metrics import statistic
 from benchecg.tasks.base import Task
 from xecg.errors import SpecError
 
-__all__ = ["C_GRID", "Probe", "linear_probe"]
+__all__ = ["C_GRID", "Probe", "best_setting", "linear_probe", "metric_of"]
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 _MAX_ITER = 1_000
@@ -48,16 +48,20 @@ def linear_probe(
     train: np.ndarray,
     val: np.ndarray,
     test: np.ndarray,
+    refit: bool = True,
 ) -> Probe:
-    """Fit, choose and predict. features (n, D), label (n,) or (n, C); train, val, test and valid: bool (n,)."""
+    """Fit, choose and predict. features (n, D), label (n,) or (n, C); train, val, test and valid: bool (n,).
+
+    refit=False keeps the head of the training units alone, as few-label probes need.
+    """
     fit, choose = train & valid, val & valid
     if not fit.any() or not choose.any():
         raise SpecError(
             f"{int(fit.sum())} training and {int(choose.sum())} validation units have features; needed some of each"
         )
     validation = _validate(task, features, valid, label, fit, val)
-    chosen = _best(validation, higher_is_better=task.higher_is_better)
-    both = fit | choose
+    chosen = best_setting(validation, higher_is_better=task.higher_is_better, fallback=_FALLBACK_C)
+    both = fit | choose if refit else fit
     centre, scale = _standard(features[both])
     head = _Head(task.kind, len(task.classes))
     converged = head.fit(chosen, (features[both] - centre) / scale, label[both])
@@ -73,23 +77,29 @@ def _validate(
     head, result = _Head(task.kind, len(task.classes)), {}
     for c in C_GRID:
         head.fit(c, x, label[fit])
-        stat = statistic(
-            task.kind,
-            truth=label[val],
-            score=head.score(x_val),
-            valid=valid[val],
-            cluster=np.zeros(int(val.sum()), int),
-            classes=task.classes,
-            class_sets=task.class_sets,
-        )
-        value = stat.point()[task.metric]
-        result[c] = None if np.isnan(value) else value
+        result[c] = metric_of(task, label[val], head.score(x_val), valid[val])
     return result
 
 
-def _best(validation: dict[float, float | None], *, higher_is_better: bool) -> float:
+def metric_of(task: Task, truth: np.ndarray, score: np.ndarray, valid: np.ndarray) -> float | None:
+    """The task's own metric of these units, None where it is undefined."""
+    stat = statistic(
+        task.kind,
+        truth=truth,
+        score=score,
+        valid=valid,
+        cluster=np.zeros(len(truth), int),
+        classes=task.classes,
+        class_sets=task.class_sets,
+    )
+    value = stat.point()[task.metric]
+    return None if np.isnan(value) else value
+
+
+def best_setting(validation: dict[float, float | None], *, higher_is_better: bool, fallback: float) -> float:
+    """The setting with the best metric, on a tie the smaller; `fallback` when the metric is undefined for all."""
     known = [(value if higher_is_better else -value, -c) for c, value in validation.items() if value is not None]
-    return -max(known)[1] if known else _FALLBACK_C
+    return -max(known)[1] if known else fallback
 
 
 def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -61,8 +61,19 @@ def _rank(result: Result) -> tuple[float, str]:
 
 
 def _name(metric: str) -> str:
+    if metric.endswith("ms"):
+        return _peak_name(metric)
     stem, _, label = metric.partition("/")
     return _METRIC_NAMES.get(stem, stem) + (f" {label}" if label else "")
+
+
+def _peak_name(metric: str) -> str:
+    """Of a peak metric such as aami_f1_75ms."""
+    if metric.startswith("timing"):
+        return {"timing_bias_ms": "timing bias, ms", "timing_error_ms": "timing error, ms"}[metric]
+    *part, stem, tolerance = metric.split("_")
+    where = "".join({"aami": " after 300 s", "record": " mean of records"}[p] for p in part)
+    return f"{_METRIC_NAMES[stem]} ±{tolerance.removesuffix('ms')} ms{where}"
 
 
 def _number(value: float | None) -> str:
@@ -227,10 +238,8 @@ def _details(result: Result) -> str:
     model, cost, protocol = result.model, result.cost, result.protocol
     facts = [
         f"{model['about']}; features of width {model['width']}, fingerprint {model['fingerprint']}, {model['contamination']}",
-        f"linear probe: C = {protocol['c']:g} of {len(protocol['grid'])} tried, chosen on validation, refitted on "
-        f"{protocol['fitted_units']:,} training and validation units"
-        + ("" if protocol["converged"] else "; NOT converged"),
-        f"{cost['wall_s']:.1f} s ({cost['feature_blocks_cached']:.0f} of {cost['feature_blocks']:.0f} feature blocks from the cache)",
+        protocol["summary"] + ("" if protocol["converged"] else "; NOT converged"),
+        f"{cost['wall_s']:.1f} s ({cost['feature_blocks_cached']:.0f} of {cost['feature_blocks']:.0f} blocks from the cache)",
     ]
     inside = _list(facts, css="plain") + _list([*result.notes, *result.warnings], css="warn")
     inside += _confusion(result) + _per_record(result)
@@ -253,12 +262,13 @@ def _per_record(result: Result) -> str:
     classes = result.task["classes"]
     rows = [
         [
-            escape(r["record"]), f"{r['units']:,}", f"{r['correct'] / r['units']:.3f}", _number(r["macro_f1"]),
+            escape(r["record"]), f"{r['units']:,}", _number(r["correct"] / r["units"] if r["units"] else None), _number(r["macro_f1"]),
             *(f"{_number(r['f1'][c])} <span class=\"ci\">({r['classes'][c]:,})</span>" for c in classes),
         ]
         for r in result.per_record
     ]  # fmt: skip
-    header = ["Record", "units", "accuracy", "macro F1", *(f"F1 {escape(c)} (n)" for c in classes)]
+    overall = ["Se ±75 ms", "F1 ±75 ms"] if result.task["kind"] == "peaks" else ["accuracy", "macro F1"]
+    header = ["Record", "units", *overall, *(f"F1 {escape(c)} (n)" for c in classes)]
     return _table(header, rows, caption="By record")
 
 
@@ -276,8 +286,8 @@ def _method(results: Sequence[Result]) -> str:
     first = results[0]
     libraries = ", ".join(f"{name} {v}" for name, v in first.versions.items())
     lines = [
-        "One linear head on frozen features, the same seven values of C for every model, chosen on validation only; the test "
-        "set is read once.",
+        "One head on frozen features, the same grid of settings for every model, chosen on validation only; the test set is "
+        "read once.",
         f"Intervals: {first.bootstrap['resamples']:,} resamples of patients with replacement, seed {first.bootstrap['seed']}, "
         "percentiles. They cover the choice of patients, not of random seeds. A class undefined in a resample leaves its mean.",
         "A class with neither truth nor prediction has no F1 and is left out; a class present but never predicted has F1 = 0.",

@@ -12,6 +12,7 @@ __all__ = ["SUITE", "load_task", "task_ids"]
 _HOME = {
     "ptbxl-superclass": "ptbxl_superclass",
     "mitbih-beats": "mitbih_beats",
+    "mitbih-rpeaks": "mitbih_rpeaks",
     "open-age": "open_age",
     "open-sex": "open_sex",
     "demo-synthetic": "synthetic_demo",

@@ -160,6 +160,8 @@ class Task:
             return {"units": len(label)}
         if self.kind == "multilabel":
             return dict(zip(self.classes, (int(n) for n in label.sum(0))))
+        if self.kind == "peaks":
+            return {self.classes[0]: len(label)}
         return {name: int((label == i).sum()) for i, name in enumerate(self.classes)}
 
 

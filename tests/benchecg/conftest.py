@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bench_data import MeanAdapter, write_record
 
-from benchecg.tasks.mitbih_beats import _DS1, _DS2
+from benchecg.tasks._mitdb import _DS1, _DS2
 
 MITBIH_LINES = {"N": "N", "S": "A", "V": "V", "F": "F", "Q": "Q"}
 

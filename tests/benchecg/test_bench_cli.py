@@ -55,7 +55,17 @@ def test_list_names_tasks_models_and_what_is_not_built(cli):
     assert result.exit_code == 0
     assert all(name in result.output for name in (*MODELS, "mitbih-beats", "open-age", "T10 Survival"))
     facts = json.loads(cli("list", "--json").output)
-    assert len(facts["suite_tasks_not_built"]) == 8
+    built = {t["suite"] for t in facts["tasks"]} - {None}
+    assert len(facts["suite_tasks_not_built"]) + len(built) == 10 and {"T1", "T3", "T4"} <= built
+
+
+def test_list_says_which_data_are_there(cli, small_mitdb, monkeypatch):
+    monkeypatch.delenv("ECG_DATA", raising=False)
+    assert {t["state"] for t in json.loads(cli("list", "--json").output)["tasks"]} == {"no --data"}
+    tasks = json.loads(cli("list", "--json", "--data", small_mitdb).output)["tasks"]
+    there = {t["id"] for t in tasks if t["state"] == "data there"}
+    assert there == {"mitbih-beats", "mitbih-rpeaks"}
+    assert {t["state"] for t in tasks if t["id"] not in there} == {"data missing"}
 
 
 def test_run_prints_value_interval_and_support(runs, cli, small_code15, tmp_path):

@@ -9,8 +9,8 @@ from bench_data import write_record
 
 from benchecg.running import load_data
 from benchecg.tasks import SUITE, load_task, task_ids
+from benchecg.tasks._mitdb import _DS1, _DS2
 from benchecg.tasks.base import Record, Task, data_root, hash_fraction, split_hash
-from benchecg.tasks.mitbih_beats import _DS1, _DS2
 from xecg.errors import DataMissing, ReadError, SpecError
 
 MITBIH_SPLIT = "e7eec3c6e3ed003b747d467a557feff4d73755a6f420b853688b831a998e0c20"

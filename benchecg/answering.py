@@ -1,0 +1,160 @@
+"""From a loaded task and an adapter to answers for the test units, by one of the protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchecg.models.base import Adapter
+from benchecg.protocols import C_GRID, K_GRID, THETA_GRID, few_label_train, knn, linear_probe, peak_probe
+from benchecg.protocols.features import record_tokens, recording_of, unit_features
+from benchecg.tasks.base import Task, TaskData
+from xecg.errors import SpecError
+
+__all__ = ["PROTOCOLS", "Answer", "answer", "unsuited"]
+
+PROTOCOLS = {
+    "probe": "linear probe",
+    "knn": "k nearest neighbours",
+    "few-1": "linear probe, 1 % of the labels",
+    "few-10": "linear probe, 10 % of the labels",
+}
+_FRACTION = {"few-1": 0.01, "few-10": 0.10}
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """score, valid: of the test units. found: of a peaks task instead, record index → (time_s, height) of its peaks.
+
+    width: of the features, None of a detector. protocol: what is stored and printed, with a `summary`. blocks, cached: of features.
+    """
+
+    protocol: dict[str, Any]
+    width: int | None
+    blocks: int
+    cached: int
+    score: np.ndarray | None = None
+    valid: np.ndarray | None = None
+    found: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
+
+
+def unsuited(task: Task, adapter: Adapter, protocol: str = "probe") -> str | None:
+    """Why this adapter cannot be asked this task by this protocol; None when it can."""
+    if task.kind == "peaks" and protocol != "probe":
+        return f"a peaks task has only the linear probe, not {PROTOCOLS[protocol]}"
+    if task.kind != "peaks" and hasattr(adapter, "peaks_s"):
+        return f"{adapter.id} finds peaks and has no features; {task.id} asks for something else"
+    return None
+
+
+def answer(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    *,
+    data_sha256: str,
+    protocol: str = "probe",
+    subset: int = 0,
+    cache: Path | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Answer:
+    """Answers of `adapter` for the test units. subset: which of the fixed few-label subsets. Raises SpecError."""
+    if protocol not in PROTOCOLS:
+        raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
+    reason = unsuited(task, adapter, protocol)
+    if reason:
+        raise SpecError(reason)
+    if task.kind == "peaks":
+        ask = _detected if hasattr(adapter, "peaks_s") else _peaks
+        return ask(task, data, adapter, data_sha256, cache, progress)
+    features = unit_features(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
+    facts: dict[str, Any] = {"name": PROTOCOLS[protocol], "refit_on": "train and val", "grid": list(C_GRID)}
+    if protocol in _FRACTION:
+        train = few_label_train(task, data, fraction=_FRACTION[protocol], subset=subset)
+        facts |= {"refit_on": "the subset alone", "fraction": _FRACTION[protocol], "subset": subset}
+    arguments = {"features": features.values, "valid": features.valid, "label": data.label}
+    parts = {"train": train, "val": val, "test": test}
+    if protocol == "knn":
+        probe = knn(task, **arguments, **parts)
+        facts |= {"grid": [float(k) for k in K_GRID], "k": probe.c}
+    else:
+        probe = linear_probe(task, **arguments, **parts, refit=protocol == "probe")
+        facts |= {"c": probe.c}
+    facts |= {"validation": probe.validation, "converged": probe.converged, "fitted_units": probe.n_fit}
+    facts["summary"] = _summary(facts)
+    return Answer(
+        facts,
+        features.values.shape[1],
+        features.blocks,
+        features.cached,
+        score=probe.score,
+        valid=features.valid[test],
+    )
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    setting = f"k = {facts['k']:g}" if "k" in facts else f"C = {facts['c']:g}"
+    base = f"{facts['name']}: {setting} of {len(facts['grid'])} tried, chosen on validation"
+    if "fraction" in facts:
+        return f"{base}, fitted on {facts['fitted_units']:,} units of {facts['fraction']:.0%} of the training patients"
+    if "k" in facts:
+        return f"{base}, {facts['fitted_units']:,} training and validation units as neighbours"
+    return f"{base}, refitted on {facts['fitted_units']:,} training and validation units"
+
+
+def _indices(data: TaskData, split: str) -> list[int]:
+    return [i for i, r in enumerate(data.records) if r.split == split]
+
+
+def _peaks(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    data_sha256: str,
+    cache: Path | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Answer:
+    given = record_tokens(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    truth_s = {i: np.sort(data.time_s[data.record == i]) for i in given.tokens}
+    train, val, test = (_indices(data, s) for s in ("train", "val", "test"))
+    probe = peak_probe(given.tokens, truth_s, train=train, val=val, test=test)
+    facts: dict[str, Any] = {
+        "name": "linear probe, a value per 10 ms",
+        "grid": list(C_GRID),
+        "thresholds": list(THETA_GRID),
+        "refit_on": "train and val",
+        "c": probe.c,
+        "theta": probe.theta,
+        "outputs": probe.outputs,
+        "validation": probe.validation,
+        "converged": True,
+        "fitted_units": probe.n_fit,
+    }
+    facts["summary"] = (
+        f"{facts['name']}: ridge with C = {probe.c:g} of {len(C_GRID)} and threshold {probe.theta:g} of {len(THETA_GRID)} "
+        f"tried, chosen on validation, {probe.outputs} outputs a token, refitted on {probe.n_fit:,} training and validation tokens"
+    )
+    width = next(iter(given.tokens.values())).values.shape[1]
+    return Answer(facts, width, given.blocks, given.cached, found=probe.found)
+
+
+def _detected(
+    task: Task,
+    data: TaskData,
+    adapter: Any,
+    data_sha256: str,
+    cache: Path | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Answer:
+    test = _indices(data, "test")
+    found = {}
+    for i in progress(test):
+        at = np.sort(np.asarray(adapter.peaks_s(recording_of(task, data.records[i])), float))
+        found[i] = at, np.ones(len(at))
+    facts = {"name": "detector", "converged": True, "summary": "a detector: nothing is fitted, no setting is chosen"}
+    return Answer(facts, None, len(test), 0, found=found)

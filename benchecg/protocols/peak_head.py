@@ -1,0 +1,166 @@
+"""Peak head: a linear map from each token to one value per 10 ms of it, and the peaks picked from that curve.
+
+The head is a ridge regression (closed form, one solve per C of the grid) on the token's standardised features. Its target is a bell
+of 20 ms around each true peak instead of a single sample, so that the curve's top can be placed between samples. Picking: local
+maxima (the middle of a plateau) of at least theta, of two nearer than 200 ms the higher, then a parabola through the three samples
+of the top. C and theta are chosen together on the validation records by F1 at ±75 ms (ties: the smaller C, then the smaller theta);
+the head is then fitted again on train and validation, and applied to the test records once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchecg.models.base import Tokens
+from benchecg.protocols.linear_probe import C_GRID
+from xecg.errors import SpecError
+from xecg.signal import peaks
+
+__all__ = ["THETA_GRID", "PeakProbe", "peak_probe", "pick"]
+
+THETA_GRID = tuple(round(0.05 * i, 2) for i in range(1, 20))
+_STEP_S = 0.010  # one output per 10 ms of a token: 25 for the 0.25 s tokens of xECG
+_MOST_OUTPUTS = 1_000  # longer tokens than 10 s get a coarser curve
+_BELL_S = 0.020
+_REFRACTORY_S = 0.200  # no two beats of a heart are nearer (AAMI EC57 practice; the detector of xecg uses the same)
+_TOLERANCE_S = 0.075  # of the choice: ±10 ms is near the jitter of the marks
+
+
+@dataclass(frozen=True, eq=False)
+class PeakProbe:
+    """found: record index → (time_s, height) of the peaks picked in each test record. outputs: values a token.
+
+    c, theta: chosen. validation: F1 at ±75 ms of each C at its best theta.
+    """
+
+    found: dict[int, tuple[np.ndarray, np.ndarray]]
+    c: float
+    theta: float
+    outputs: int
+    validation: dict[str, float | None]
+    n_fit: int
+
+
+def pick(time_s: np.ndarray, height: np.ndarray, *, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks of a curve sampled at ascending `time_s`: their times (s) and heights, ascending in time. See the module's text."""
+    height = np.asarray(height, float)
+    run = np.flatnonzero(np.r_[True, height[1:] != height[:-1]])  # first sample of each run of equal values
+    level = height[run]
+    padded = np.r_[-np.inf, level, -np.inf]
+    top = np.flatnonzero((level > padded[:-2]) & (level > padded[2:]) & (level >= theta))
+    last = np.r_[run[1:], len(height)] - 1
+    at = (run[top] + last[top]) // 2
+    kept = _strongest_apart(time_s[at], height[at])
+    return _between(time_s, height, at[kept]), height[at[kept]]
+
+
+def _strongest_apart(time_s: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Indices kept, ascending: from the highest down, none nearer than the refractory time to one already kept."""
+    free = np.ones(len(time_s), bool)
+    kept = []
+    for i in np.argsort(-height, kind="stable").tolist():
+        if free[i]:
+            kept.append(i)
+            first, last = np.searchsorted(time_s, [time_s[i] - _REFRACTORY_S, time_s[i] + _REFRACTORY_S])
+            free[first:last] = False
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _between(time_s: np.ndarray, height: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The top of the parabola through each sample and its neighbours, at most half a step away; the sample itself at an edge."""
+    inner = np.clip(at, 1, max(1, len(height) - 2))
+    if len(height) < 3:
+        return time_s[at]
+    left, mid, right = height[inner - 1], height[inner], height[inner + 1]
+    bend = left - 2 * mid + right
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = np.where(bend < 0, 0.5 * (left - right) / bend, 0.0)
+    shift = np.where(inner == at, np.clip(shift, -0.5, 0.5), 0.0)
+    step = np.where(shift < 0, time_s[inner] - time_s[inner - 1], time_s[inner + 1] - time_s[inner])
+    return time_s[at] + shift * step
+
+
+class _Head:
+    """Ridge regression from tokens to curves, for every C at once: the sums are taken once."""
+
+    def __init__(self, tokens: Iterable[Tokens], truth_s: Iterable[np.ndarray], outputs: int) -> None:
+        pairs = list(zip(tokens, truth_s))
+        x = np.concatenate([t.values for t, _ in pairs]).astype(np.float64)
+        y = np.concatenate([_target(_grid(t, outputs), s) for t, s in pairs])
+        deviation = x.std(0)
+        self._centre, self._scale = x.mean(0), np.where(deviation > 1e-12, deviation, 1.0)
+        self._offset = y.mean(0)
+        x = (x - self._centre) / self._scale
+        self._values, self._vectors = np.linalg.eigh(x.T @ x)
+        self._projected = self._vectors.T @ (x.T @ (y - self._offset))
+        self.n = len(x)
+
+    def curve(self, tokens: Tokens, c: float) -> np.ndarray:
+        """Heights (T, outputs) at the times of `_grid`."""
+        weights = self._vectors @ (self._projected / (np.maximum(self._values, 0) + 1 / c)[:, None])
+        return (tokens.values - self._centre) / self._scale @ weights + self._offset
+
+
+def _grid(tokens: Tokens, outputs: int) -> np.ndarray:
+    """Times (T, outputs): the middles of the equal parts of each token, s."""
+    return tokens.start_s[:, None] + tokens.length_s[:, None] * (np.arange(outputs) + 0.5) / outputs
+
+
+def _target(grid_s: np.ndarray, truth_s: np.ndarray) -> np.ndarray:
+    if not len(truth_s):
+        return np.zeros(grid_s.shape)
+    after = np.clip(np.searchsorted(truth_s, grid_s), 1, len(truth_s) - 1) if len(truth_s) > 1 else np.zeros(1, int)
+    nearest = np.minimum(np.abs(grid_s - truth_s[after]), np.abs(grid_s - truth_s[np.maximum(after - 1, 0)]))
+    return np.exp(-0.5 * (nearest / _BELL_S) ** 2)
+
+
+def peak_probe(
+    tokens: Mapping[int, Tokens],
+    truth_s: Mapping[int, np.ndarray],
+    *,
+    train: list[int],
+    val: list[int],
+    test: list[int],
+) -> PeakProbe:
+    """Fit, choose and pick. tokens, truth_s (ascending, s): by record index; train, val, test: record indices."""
+    if not train or not val:
+        raise SpecError(f"{len(train)} training and {len(val)} validation records have tokens; needed some of each")
+    length_s = float(np.median(np.concatenate([tokens[i].length_s for i in train])))
+    outputs = int(np.clip(round(length_s / _STEP_S), 1, _MOST_OUTPUTS))
+    head = _Head([tokens[i] for i in train], [truth_s[i] for i in train], outputs)
+    best = {c: _best_theta(head, c, tokens, truth_s, val, outputs) for c in C_GRID}
+    c = max(C_GRID, key=lambda each: (best[each][0], -each))
+    theta = best[c][1]
+    both = sorted(train + val)
+    head = _Head([tokens[i] for i in both], [truth_s[i] for i in both], outputs)
+    found = {i: _picked(head, c, tokens[i], outputs, theta) for i in test}
+    validation: dict[str, float | None] = {f"{each:g}": value for each, (value, _) in best.items()}
+    return PeakProbe(found, c, theta, outputs, validation, head.n)
+
+
+def _picked(head: _Head, c: float, tokens: Tokens, outputs: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    return pick(_grid(tokens, outputs).ravel(), head.curve(tokens, c).ravel(), theta=theta)
+
+
+def _best_theta(
+    head: _Head,
+    c: float,
+    tokens: Mapping[int, Tokens],
+    truth_s: Mapping[int, np.ndarray],
+    val: list[int],
+    outputs: int,
+) -> tuple[float, float]:
+    picked = {i: _picked(head, c, tokens[i], outputs, THETA_GRID[0]) for i in val}
+    scores = []
+    for (
+        theta
+    ) in THETA_GRID:  # raising theta only drops peaks: the kept ones stay apart, and a lower one never hid a higher one
+        matches = [peaks.match(truth_s[i], at[height >= theta], _TOLERANCE_S) for i, (at, height) in picked.items()]
+        hit = sum(m.true_positive for m in matches)
+        wrong = sum(m.false_positive + m.false_negative for m in matches)
+        scores.append(2 * hit / (2 * hit + wrong) if hit + wrong else 0.0)
+    best = int(np.argmax(scores))
+    return scores[best], THETA_GRID[best]
