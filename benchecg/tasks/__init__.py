@@ -1,4 +1,6 @@
-"""The tasks, one file each. A task exists when its line is in `_HOME`; the published suite's other tasks are named, not faked."""
+"""The tasks, one file each, variants of one label rule together (`TASKS`).
+
+A task exists when its line is in `_HOME`; the published suite's other tasks are named, not faked."""
 
 from __future__ import annotations
 
@@ -11,6 +13,12 @@ __all__ = ["SUITE", "load_task", "task_ids"]
 
 _HOME = {
     "ptbxl-superclass": "ptbxl_superclass",
+    "ptbxl-all": "ptbxl_variants",
+    "ptbxl-diag": "ptbxl_variants",
+    "ptbxl-subdiag": "ptbxl_variants",
+    "ptbxl-form": "ptbxl_variants",
+    "ptbxl-rhythm": "ptbxl_variants",
+    "cpsc2018": "cpsc2018",
     "mitbih-beats": "mitbih_beats",
     "mitbih-rpeaks": "mitbih_rpeaks",
     "open-age": "open_age",
@@ -42,4 +50,5 @@ def load_task(task_id: str) -> Task:
     """The task of that id. Raises SpecError naming the tasks there are."""
     if task_id not in _HOME:
         raise SpecError(f"there is no task {task_id!r}; the tasks are {', '.join(_HOME)}")
-    return import_module(f"benchecg.tasks.{_HOME[task_id]}").TASK
+    module = import_module(f"benchecg.tasks.{_HOME[task_id]}")
+    return module.TASKS[task_id] if hasattr(module, "TASKS") else module.TASK

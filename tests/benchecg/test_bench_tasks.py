@@ -67,6 +67,95 @@ def test_ptbxl_labels_ignore_likelihood_and_drop_records_without_a_superclass(sm
     assert split["1"] == "train" and split["17"] == "val" and split["20"] == "test"
 
 
+def test_ptbxl_variants_take_their_statements_and_leave_records_without_one_out(small_ptbxl):
+    rows = {}
+    for name in ("all", "diag", "subdiag", "form", "rhythm"):
+        task = load_task(f"ptbxl-{name}")
+        data = task.load(small_ptbxl)
+        rows[name] = {
+            r.id: {c for c, mark in zip(task.classes, data.label[i]) if mark} for i, r in enumerate(data.records)
+        }
+    assert rows["all"]["1"] == {"NORM", "SR"} and rows["all"]["2"] == {"LVOLT", "SR"} and len(rows["all"]) == 24
+    assert rows["diag"]["3"] == {"IMI", "CLBBB"} and "2" not in rows["diag"]
+    assert rows["subdiag"]["4"] == {"STTC"} and rows["subdiag"]["3"] == {"IMI", "CLBBB"}  # not the superclass
+    assert rows["form"] == {"2": {"LVOLT"}, "4": {"NDT"}} and rows["rhythm"] == {"1": {"SR"}, "2": {"SR"}}
+
+
+def test_ptbxl_label_sets_have_their_published_sizes():
+    sizes = {name: len(load_task(f"ptbxl-{name}").classes) for name in ("all", "diag", "subdiag", "form", "rhythm")}
+    assert sizes == {"all": 71, "diag": 44, "subdiag": 23, "form": 19, "rhythm": 12}
+    assert all(len(set(load_task(f"ptbxl-{name}").classes)) == n for name, n in sizes.items())
+
+
+def test_a_statement_of_another_release_is_refused(small_ptbxl, tmp_path):
+    folder = tmp_path / "ptb-xl"
+    folder.mkdir()
+    for name, old, new in (("scp_statements.csv", "SR,,,1.0", "NEW,,,1.0"), ("ptbxl_database.csv", "", "")):
+        (folder / name).write_text((small_ptbxl / "ptb-xl" / name).read_text().replace(old, new))
+    with pytest.raises(ReadError, match="class of statement NEW is 'NEW'; needed one of the 12 classes"):
+        load_task("ptbxl-rhythm").load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small_cpsc(tmp_path_factory):
+    """Seven records over the folders of the release: two classes at once, a code of none, a late first class."""
+    from xecg.signal import STANDARD_LEADS
+
+    root = tmp_path_factory.mktemp("cpsc")
+    codes = {
+        "g1/A0001": "59118001", "g1/A0002": "164889003,164909002", "g2/A1000": "426783006", "g3/A2001": "999",
+        "g6/A5000": "284470004", "g7/A6000": "164931005, 429622005", "g7/A6877": "164884008",
+    }  # fmt: skip
+    for name, dx in codes.items():
+        group, record = name.split("/")
+        comments = ["Age: 60", "Sex: Male", f"Dx: {dx}", "Rx: Unknown"]
+        signal = np.tile(np.linspace(-0.5, 0.5, 3000), (12, 1))
+        folder = root / "challenge-2021" / "training" / "cpsc_2018" / group
+        write_record(folder, record, signal, rate=500, leads=list(STANDARD_LEADS), comments=comments)
+    return root
+
+
+def test_cpsc_classes_come_from_the_codes_and_the_split_from_the_folder(small_cpsc):
+    task = load_task("cpsc2018")
+    data = load_data(task, small_cpsc).data
+    rows = {
+        r.id: (r.split, {c for c, mark in zip(task.classes, data.label[i]) if mark}) for i, r in enumerate(data.records)
+    }
+    assert rows == {
+        "A0001": ("train", {"RBBB"}), "A0002": ("train", {"AF", "LBBB"}), "A1000": ("train", {"NSR"}),
+        "A5000": ("val", {"PAC"}), "A6000": ("test", {"STE", "STD"}), "A6877": ("test", {"PVC"}),
+    }  # fmt: skip
+    assert data.notes == ("1 records without one of the nine classes are left out",) and not data.complete
+
+
+def test_cpsc_without_folders_is_split_by_number_the_same(small_cpsc, tmp_path):
+    flat = tmp_path / "challenge-2021" / "A"
+    flat.mkdir(parents=True)
+    for path in (small_cpsc / "challenge-2021").rglob("A*.*"):
+        (flat / path.name).write_bytes(path.read_bytes())
+    assert (
+        load_data(load_task("cpsc2018"), tmp_path).split_sha256
+        == load_data(load_task("cpsc2018"), small_cpsc).split_sha256
+    )
+
+
+def test_cpsc_refuses_a_header_without_codes(small_cpsc, tmp_path):
+    flat = tmp_path / "challenge-2021" / "A"
+    flat.mkdir(parents=True)
+    header = next((small_cpsc / "challenge-2021").rglob("A0001.hea")).read_text()
+    (flat / "A0001.hea").write_text(header.replace("Dx", "Rx"))
+    with pytest.raises(ReadError, match="Dx is 0 lines; needed one"):
+        load_task("cpsc2018").load(tmp_path)
+
+
+def test_real_cpsc_subset_is_read_and_too_small(real_data):
+    loaded = load_data(load_task("cpsc2018"), real_data)
+    if len(loaded.data.records) == 14:
+        counts = dict(zip(loaded.task.classes, loaded.data.label.sum(0).tolist()))
+        assert counts == {"PVC": 1, "AF": 7, "LBBB": 1, "STE": 0, "IAVB": 0, "PAC": 1, "NSR": 1, "STD": 1, "RBBB": 4}
+        assert "too few records for a score" in loaded.refusal()
+
+
 def test_ptbxl_refuses_a_broken_label_cell(small_ptbxl, tmp_path):
     folder = tmp_path / "ptb-xl"
     folder.mkdir()
