@@ -154,7 +154,7 @@ def _detected(
     test = _indices(data, "test")
     found = {}
     for i in progress(test):
-        at = np.sort(np.asarray(adapter.peaks_s(recording_of(task, data.records[i])), float))
+        at = np.sort(np.asarray(adapter.peaks_s(recording_of(task, data, data.records[i])), float))
         found[i] = at, np.ones(len(at))
     facts = {"name": "detector", "converged": True, "summary": "a detector: nothing is fitted, no setting is chosen"}
     return Answer(facts, None, len(test), 0, found=found)

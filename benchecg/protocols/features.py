@@ -58,10 +58,10 @@ def unit_features(
     """
 
     def of_block(block: list[int], tokens: list[Tokens]) -> tuple[np.ndarray, ...]:
-        units = [_pick(t, data.time_s[data.record == i]) for i, t in zip(block, tokens)]
+        units = [_pick(t, data.time_s[data.record == i], data.span_s) for i, t in zip(block, tokens)]
         return np.concatenate([v for v, _ in units]), np.concatenate([ok for _, ok in units])
 
-    units = hashlib.sha256(data.record.tobytes() + data.time_s.tobytes()).hexdigest()
+    units = hashlib.sha256(data.record.tobytes() + data.time_s.tobytes()).hexdigest() + f" {data.span_s:g}"
     folder = None if cache is None else cache / _key(task, data, adapter, data_sha256, units)
     return _assemble(data, *_blocks(task, data, adapter, folder, progress, of_block))
 
@@ -135,7 +135,7 @@ def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str, units: 
 
 
 def _tokens(task: Task, data: TaskData, adapter: Adapter, block: list[int]) -> list[Tokens]:
-    recordings = [recording_of(task, data.records[i]) for i in block]
+    recordings = [recording_of(task, data, data.records[i]) for i in block]
     tokens = adapter.features(recordings)
     if len(tokens) != len(recordings):
         raise ShapeError(
@@ -152,11 +152,11 @@ def _one_width(values: list[np.ndarray]) -> int:
     return widths[0]
 
 
-def recording_of(task: Task, record: Record) -> Recording:
+def recording_of(task: Task, data: TaskData, record: Record) -> Recording:
     """The recording as a model may see it: no annotations, no meta that the task hides. Raises SpecError when it is synthetic."""
     from xecg import read
 
-    recording = read(record.path)
+    recording = read(record.path) if data.read is None else data.read(record)
     synthetic = _is_synthetic(record.path, recording)
     if synthetic != task.synthetic:
         what = "is synthetic; a real task takes no synthetic recording" if synthetic else "is not marked synthetic"
@@ -175,12 +175,18 @@ def _is_synthetic(path: Path, recording: Recording) -> bool:
     return any(line.startswith("#") and "synthetic" in line.lower() for line in text.splitlines())
 
 
-def _pick(tokens: Tokens, time_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pick(tokens: Tokens, time_s: np.ndarray, span_s: float) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(tokens.values, np.float32)
     if np.isnan(time_s).all():
         return np.repeat(values.mean(0, keepdims=True), len(time_s), 0), np.ones(len(time_s), bool)
-    index, inside = tokens.at(time_s)
-    return np.where(inside[:, None], values[index], np.float32(0)), inside
+    index, inside = tokens.at(time_s + span_s / 2)
+    picked = np.where(inside[:, None], values[index], np.float32(0))
+    if not span_s:
+        return picked, inside
+    first, last = (np.searchsorted(tokens.start_s, t) for t in (time_s, time_s + span_s))
+    for row in np.flatnonzero(last > first):
+        picked[row] = values[first[row] : last[row]].mean(0)
+    return picked, inside | (last > first)
 
 
 def _load(path: Path | None) -> tuple[np.ndarray, ...] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from xecg.errors import DataMissing
+from xecg.signal import Recording
 
 __all__ = [
     "MIN_UNITS",
@@ -98,6 +99,8 @@ class TaskData:
     record: int (n,), index into `records` of each unit, ascending. time_s: float64 (n,), NaN when the unit is the whole record,
     else the instant (s from the record's start) whose token is scored. label: (n,) class index, 0/1 or number; (n, C) for
     multilabel. complete: all records of the full release are here. files: what the data hash covers. notes: for the reader.
+    span_s: 0, or the length of a unit: then the mean of the tokens that start in [time_s, time_s + span_s) is scored, or the token
+    that holds its middle where none does. read: makes the Recording of a record that `xecg.read` would not take as it is.
     """
 
     records: tuple[Record, ...]
@@ -107,6 +110,8 @@ class TaskData:
     complete: bool
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    span_s: float = 0.0
+    read: Callable[[Record], Recording] | None = None
 
     def in_split(self, *splits: str) -> np.ndarray:
         """bool (n,): units whose record belongs to one of `splits`."""
