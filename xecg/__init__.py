@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xecg import errors, io, model, ops, signal, stream
+    from xecg import errors, io, model, ops, pretrain, signal, stream
     from xecg.io import read
     from xecg.model import XECG, XECGConfig, load
     from xecg.signal import ECGFrontend, Recording, SignalSpec, preprocess
@@ -26,8 +26,7 @@ _HOME = {
     "preprocess": "xecg.signal",
     "read": "xecg.io",
 }
-_MODULES = ("errors", "io", "model", "ops", "signal", "stream")
-_NOT_BUILT = {"pretrain": "pretraining is not part of this version; docs/STATUS.md says what is next"}
+_MODULES = ("errors", "io", "model", "ops", "pretrain", "signal", "stream")
 
 __all__ = [
     "ECGFrontend",
@@ -42,6 +41,7 @@ __all__ = [
     "model",
     "ops",
     "preprocess",
+    "pretrain",
     "read",
     "signal",
     "stream",
@@ -60,10 +60,6 @@ def __getattr__(name: str) -> Any:
             value = version("xecg")
         except PackageNotFoundError:
             value = "0+not-installed"  # a source tree on the path; only `pip install` knows the version
-    elif name in _NOT_BUILT:
-        from xecg.errors import XECGError
-
-        raise XECGError(f"xecg.{name}: {_NOT_BUILT[name]}")
     else:
         raise AttributeError(f"module 'xecg' has no attribute {name!r}")
     globals()[name] = value

@@ -17,7 +17,7 @@ from xecg.errors import XECGError
 
 __all__ = ["main"]
 
-_COMMANDS = ("convert", "doctor", "embed", "inspect", "plot", "preprocess", "similar", "stream")
+_COMMANDS = ("convert", "doctor", "embed", "inspect", "plot", "preprocess", "pretrain", "similar", "stream")
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:

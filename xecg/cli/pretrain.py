@@ -1,0 +1,93 @@
+"""`xecg pretrain`: an encoder from unlabelled recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xecg.cli._common import print_json, printable
+
+__all__ = ["command"]
+
+
+@click.command("pretrain")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@click.option("--model", default="tiny", show_default=True, help="Preset to train: base, tiny or tiny-causal.")
+@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Records a step.")
+@click.option(
+    "--rate", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True, help="Learning rate."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--synthetic", type=click.IntRange(0), default=0, show_default=True, help="Simulated records to add.")
+@click.option("--few-leads", type=click.FloatRange(0, 1), default=0.0, help="Chance that a view keeps II and one lead.")
+@click.option(
+    "--stretch", type=click.FloatRange(0, 0.4), default=0.0, help="Largest change of a view's speed, 0.03 = 3 %."
+)
+@click.option("--forbid", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File of content hashes.")
+@click.option(
+    "--compare", multiple=True, type=click.Path(exists=True, path_type=Path), help="Benchmark folder; repeat."
+)
+@click.option("--save-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between states.")
+@click.option(
+    "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of the log."
+)
+@click.option("--max-memory", type=click.FloatRange(0, min_open=True), help="MB at which the run saves and stops.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context, *, folders: tuple[Path, ...], output: Path, model: str, steps: int, batch: int, rate: float,
+    seed: int, synthetic: int, few_leads: float, stretch: float, forbid: Path | None, compare: tuple[Path, ...],
+    save_every: int, log_every: int, max_memory: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Train an encoder on every recording under FOLDERS (SimDINOv2, no labels), on this machine's CPU.
+
+    The same command goes on with a run that was stopped or killed, to the same bits. Folders and recordings of benchmark
+    sets are refused by name and content; --compare finds copies of what lies in further folders. The teacher, in
+    OUTPUT/teacher, is the model to use.
+    """
+    from xecg.pretrain.run import pretrain, read_hashes
+    from xecg.pretrain.trainer import Settings
+    from xecg.pretrain.views import ViewSettings
+
+    views = ViewSettings(few_leads=few_leads, rate=stretch)
+    settings = Settings(model=model, steps=steps, batch=batch, rate=rate, seed=seed, views=views)
+    hashes = read_hashes(forbid) if forbid is not None else ()
+
+    def report(line: dict[str, Any]) -> None:
+        click.echo(
+            f"step {line['step']:,}/{steps:,}  loss {line['loss']:.4f}  rate share {line['rate_share']:.2f}  "
+            f"{line['records_per_s']:.0f} records/s  {line.get('alarm', '')}".rstrip(),
+            err=True,
+        )
+
+    built, done = pretrain(
+        folders, output, settings, synthetic=synthetic, forbidden=hashes, compare=compare, save_every=save_every,
+        log_every=log_every, max_memory_mb=max_memory, report=report,
+    )  # fmt: skip
+    summary = {
+        "output": printable(output / "teacher" if done.finished else output),
+        "finished": done.finished,
+        "step": done.step,
+        "windows": built.windows,
+        "recordings": built.recordings,
+        "synthetic": built.synthetic,
+        "compared": built.compared,
+        "refused": [printable(text) for text in built.refused],
+        "duplicates": [printable(text) for text in built.duplicates],
+    }
+    if as_json:
+        print_json(summary)
+    else:
+        state = "trained" if done.finished else f"stopped after step {done.step:,}; the same command goes on"
+        click.echo(
+            f"{summary['output']}: {state}. {built.windows:,} windows of {built.recordings:,} recordings, {synthetic:,} "
+            f"synthetic; {len(built.refused)} files refused, {len(built.duplicates)} duplicates left out"
+        )
+    if not done.finished:
+        ctx.exit(130)
+    if built.refused:
+        ctx.exit(3)

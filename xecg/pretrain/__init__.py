@@ -1,0 +1,36 @@
+"""Self-supervised pretraining of the encoder (SimDINOv2 on ECGs): corpus, views, losses, schedules, the training loop.
+
+Names are resolved on first use (PEP 562): torch is imported only when training is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xecg.pretrain import corpus, losses, schedule, trainer, views
+    from xecg.pretrain.corpus import Corpus, build_corpus
+    from xecg.pretrain.trainer import Settings, train
+
+_HOME = {
+    "Corpus": "xecg.pretrain.corpus",
+    "Settings": "xecg.pretrain.trainer",
+    "build_corpus": "xecg.pretrain.corpus",
+    "train": "xecg.pretrain.trainer",
+}
+_MODULES = ("corpus", "losses", "schedule", "trainer", "views")
+
+__all__ = ["Corpus", "Settings", "build_corpus", "corpus", "losses", "schedule", "train", "trainer", "views"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return import_module(f"xecg.pretrain.{name}")
+    raise AttributeError(f"module 'xecg.pretrain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
