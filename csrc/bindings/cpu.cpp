@@ -156,6 +156,59 @@ void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool 
     });
 }
 
+// Sizes, addresses and numbers in the order of the structs.
+void frontend_stream(const std::array<int64_t, 4>& sizes, Address slots, Address x, bool counts, int64_t x_patient, Address x_row,
+                     Address mv_per_count, Address baseline, Address gap, Address begin, int64_t sections, Address coefficients,
+                     bool subtract, float dc, const std::array<int64_t, 5>& resampler, Address fir, int64_t settle, bool zscore,
+                     double decay, float flat_std, const std::array<Address, 11>& s, Address y, Address ok, int64_t y_patient,
+                     Address y_row, Address refused) {
+    const FrontendStreamState state{at<float>(s[0]),   at<float>(s[1]),   at<uint8_t>(s[2]), at<float>(s[3]),
+                                    at<uint8_t>(s[4]), at<int64_t>(s[5]), at<double>(s[6]),  at<float>(s[7]),
+                                    at<uint8_t>(s[8]), at<int64_t>(s[9]), at<int64_t>(s[10])};
+    const auto [patients, rows, n, m] = sizes;
+    const auto [up, down, half, taps, offset] = resampler;
+    const FrontendStream a{patients,
+                           rows,
+                           n,
+                           m,
+                           at<const int64_t>(slots),
+                           at<const void>(x),
+                           counts,
+                           x_patient,
+                           at<const int64_t>(x_row),
+                           at<const float>(mv_per_count),
+                           at<const float>(baseline),
+                           at<const uint8_t>(gap),
+                           at<const int64_t>(begin),
+                           sections,
+                           at<const float>(coefficients),
+                           subtract,
+                           dc,
+                           up,
+                           down,
+                           half,
+                           taps,
+                           offset,
+                           at<const float>(fir),
+                           settle,
+                           zscore,
+                           decay,
+                           flat_std,
+                           state,
+                           at<float>(y),
+                           at<uint8_t>(ok),
+                           y_patient,
+                           at<const int64_t>(y_row),
+                           at<uint8_t>(refused)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t scratch = k.frontend_stream_scratch(a);
+    parallel_for(k.frontend_stream_tasks(a), 1, [&](int64_t lo, int64_t hi) {
+        Arena arena(scratch);
+        k.frontend_stream(a, lo, hi, arena.data());
+    });
+}
+
 constexpr int64_t slstm_grain = 1 << 18;  // multiply-adds
 
 int64_t slstm_task_grain(const SlstmShape& s, int64_t tasks) {
@@ -332,6 +385,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("gated_forward", &gated_forward);
     m.def("gated_backward", &gated_backward);
     m.def("frontend", &frontend);
+    m.def("frontend_stream", &frontend_stream);
     m.attr("slstm_max_units") = slstm_max_units;
     m.def("slstm_packed_size", [](int64_t H, int64_t D) { return kernels().slstm_packed_size(H, D); });
     m.def("slstm_reads_plain", [](int64_t D) { return kernels().slstm_reads_plain(D); });

@@ -66,6 +66,20 @@ struct Sections {
             s2[k] = set1(steady[2 * k + 1]) * level;
         }
     }
+    // States (S, 2, W) as `save` leaves them.
+    Sections(const float* coefficients, const float* states) {
+        for (int k = 0; k < S; ++k) {
+            for (int j = 0; j < 5; ++j) c[k][j] = set1(coefficients[5 * k + j]);
+            s1[k] = load(states + 2 * k * W);
+            s2[k] = load(states + (2 * k + 1) * W);
+        }
+    }
+    void save(float* states) const {
+        for (int k = 0; k < S; ++k) {
+            store(states + 2 * k * W, s1[k]);
+            store(states + (2 * k + 1) * W, s2[k]);
+        }
+    }
     vec next(vec x) {
         for (int k = 0; k < S; ++k) {
             const vec y = fma(c[k][0], x, s1[k]);

@@ -11,6 +11,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
+#elif defined(__SSE2__)
+#include <xmmintrin.h>
 #endif
 
 #include "../common/types.h"
@@ -135,6 +137,26 @@ inline void transpose(vec (&a)[W]) {
     }
 }
 
+// W float64 lanes, as two halves.
+struct wide {
+    __m512d low, high;
+};
+inline wide wide1(double x) { return {_mm512_set1_pd(x), _mm512_set1_pd(x)}; }
+inline wide load(const double* p) { return {_mm512_loadu_pd(p), _mm512_loadu_pd(p + W / 2)}; }
+inline void store(double* p, wide a) {
+    _mm512_storeu_pd(p, a.low);
+    _mm512_storeu_pd(p + W / 2, a.high);
+}
+inline wide fma(wide a, wide b, wide c) {
+    return {_mm512_fmadd_pd(a.low, b.low, c.low), _mm512_fmadd_pd(a.high, b.high, c.high)};
+}
+inline wide to_wide(vec a) {
+    return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))};
+}
+inline vec to_vec(wide a) {
+    return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.low)), _mm512_cvtpd_ps(a.high), 1)};
+}
+
 #elif defined(__AVX2__)
 
 constexpr int W = 8;
@@ -238,6 +260,23 @@ inline void transpose(vec (&a)[W]) {
     }
 }
 
+struct wide {
+    __m256d low, high;
+};
+inline wide wide1(double x) { return {_mm256_set1_pd(x), _mm256_set1_pd(x)}; }
+inline wide load(const double* p) { return {_mm256_loadu_pd(p), _mm256_loadu_pd(p + W / 2)}; }
+inline void store(double* p, wide a) {
+    _mm256_storeu_pd(p, a.low);
+    _mm256_storeu_pd(p + W / 2, a.high);
+}
+inline wide fma(wide a, wide b, wide c) {
+    return {_mm256_fmadd_pd(a.low, b.low, c.low), _mm256_fmadd_pd(a.high, b.high, c.high)};
+}
+inline wide to_wide(vec a) {
+    return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))};
+}
+inline vec to_vec(wide a) { return {_mm256_set_m128(_mm256_cvtpd_ps(a.high), _mm256_cvtpd_ps(a.low))}; }
+
 #else  // any machine: GCC and Clang vector extensions, four lanes
 
 constexpr int W = 4;
@@ -340,7 +379,37 @@ inline void zip(vec a, vec b, vec& low, vec& high) {
     high.v = __builtin_shufflevector(a.v, b.v, 2, 6, 3, 7);
 }
 
+typedef double doubles2 __attribute__((vector_size(16)));
+struct wide {
+    doubles2 low, high;
+};
+inline wide wide1(double x) { return {doubles2{x, x}, doubles2{x, x}}; }
+inline wide load(const double* p) { return {doubles2{p[0], p[1]}, doubles2{p[2], p[3]}}; }
+inline void store(double* p, wide a) {
+    for (int k = 0; k < 2; ++k) p[k] = a.low[k], p[2 + k] = a.high[k];
+}
+inline wide fma(wide a, wide b, wide c) { return {a.low * b.low + c.low, a.high * b.high + c.high}; }
+inline wide to_wide(vec a) { return {doubles2{a.v[0], a.v[1]}, doubles2{a.v[2], a.v[3]}}; }
+inline vec to_vec(wide a) { return {lanes4{float(a.low[0]), float(a.low[1]), float(a.high[0]), float(a.high[1])}}; }
+
 #endif
+
+inline wide operator+(wide a, wide b) { return {a.low + b.low, a.high + b.high}; }
+inline wide operator-(wide a, wide b) { return {a.low - b.low, a.high - b.high}; }
+inline wide operator*(wide a, wide b) { return {a.low * b.low, a.high * b.high}; }
+inline wide operator/(wide a, wide b) { return {a.low / b.low, a.high / b.high}; }
+
+// While it lives, results below the normal range become 0: a filter that rings down would otherwise slow to a crawl.
+class FlushDenormals {
+  public:
+#if defined(__SSE2__)
+    FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+    ~FlushDenormals() { _mm_setcsr(before_); }
+
+  private:
+    unsigned before_;
+#endif
+};
 
 // Asks for a line that is read soon; any address is allowed.
 inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }

@@ -5,6 +5,7 @@
 
 #include "../common/conv1d.h"
 #include "../common/frontend.h"
+#include "../common/frontend_stream.h"
 #include "../common/gated.h"
 #include "../common/linear.h"
 #include "../common/mlstm.h"
@@ -27,6 +28,9 @@ struct KernelTable {
     void (*frontend)(const Frontend&, int64_t, int64_t, float*);
     int64_t (*frontend_tasks)(const Frontend&);
     int64_t (*frontend_scratch)(const Frontend&);
+    void (*frontend_stream)(const FrontendStream&, int64_t, int64_t, float*);
+    int64_t (*frontend_stream_tasks)(const FrontendStream&);
+    int64_t (*frontend_stream_scratch)(const FrontendStream&);
     void (*slstm_forward)(const SlstmForward&, int64_t, int64_t);
     void (*slstm_backward)(const SlstmBackward&, int64_t, int64_t);
     void (*slstm_weights_backward)(const SlstmBackward&, int64_t, int64_t);

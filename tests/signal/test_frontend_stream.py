@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xecg.errors import ShapeError, StreamError
-from xecg.signal import ECGFrontend, FilterSpec, FrontendStream, ModelInput, SignalSpec
+from xecg.signal import ECGFrontend, FilterSpec, FrontendStream, ModelInput, SignalSpec, kernel
 
 LEADS = ("I", "II", "V1", "V5")
 BAND = (FilterSpec("bandpass", 3, 0.5, 40.0),)
@@ -26,6 +27,15 @@ SPECS: dict[str, SignalSpec | str] = {
         rate=125.0, phase="causal", filters=(FilterSpec("highpass", 2, low_hz=0.3), FilterSpec("notch", low_hz=50.0))
     ),
 }
+
+
+@pytest.fixture(params=["compiled", "definition"], autouse=True, scope="module")
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs with the compiled form where it is built, and with the numpy definition."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "definition":
+            patch.setattr(kernel, "native", lambda: None)
+        yield
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -201,9 +211,9 @@ def test_state_of_another_plan_or_version_is_refused() -> None:
         with pytest.raises(StreamError, match="plan"):
             stream.restore(0, other.stream().save(0))
     blob = bytearray(stream.save(0))
-    blob[8:10] = struct.pack("<H", 2)
+    blob[8:10] = struct.pack("<H", 3)
     blob[-4:] = struct.pack("<I", zlib.crc32(blob[:-4]))
-    with pytest.raises(StreamError, match="version 2"):
+    with pytest.raises(StreamError, match="version 3"):
         stream.restore(0, bytes(blob))
     blob = bytearray(stream.save(0))
     blob[26:30] = struct.pack("<I", 2**31)

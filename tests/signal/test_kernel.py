@@ -12,7 +12,7 @@ from tests.tolerances import FRONTEND_DB, FRONTEND_OFFSET_LOSS_DB, FRONTEND_SLOW
 from xecg.signal import ECGFrontend, FilterSpec, SignalSpec, kernel
 from xecg.signal.arrays import run_offline
 
-pytestmark = pytest.mark.skipif(kernel._native() is None, reason="the CPU module is not built")
+pytestmark = pytest.mark.skipif(kernel.native() is None, reason="the CPU module is not built")
 LEADS = ("I", "II", "V1", "V6", "aVL")
 SPECS = {
     "poly": "poly",

@@ -11,7 +11,7 @@ import numpy as np
 
 from xecg.errors import ShapeError, SpecError
 from xecg.signal import kernel
-from xecg.signal.arrays import CausalRows, run_offline
+from xecg.signal.arrays import run_offline
 from xecg.signal.leads import canonical_lead, canonical_leads
 from xecg.signal.plan import make_plan
 from xecg.signal.recording import Recording
@@ -130,6 +130,8 @@ class ECGFrontend:
         at 0 mV; a scalar or one a lead; only for integer signals, where gain is needed. A causal spec gives what its
         stream gives. Raises ShapeError.
         """
+        if self._plan.causal:
+            return self._causal(signal, mask, gain, baseline)
         done = self._compiled(signal, mask, gain, baseline)
         if done is not None and done.left is None:
             return done.result
@@ -140,14 +142,22 @@ class ECGFrontend:
             return self._finish(done, x, valid)
         batched = x if x.ndim == 3 else x[None]
         valid = valid if valid.ndim == 3 else valid[None]
-        if self._plan.causal:
-            flat = CausalRows(self._plan, batched.shape[0] * batched.shape[1])
-            y, ok = flat.push(batched.reshape(-1, x.shape[-1]), valid.reshape(-1, x.shape[-1]), final=True)
-            y, ok = y.reshape(*batched.shape[:2], -1), ok.reshape(*batched.shape[:2], -1)
-        else:
-            y, ok = run_offline(self._plan, batched, valid)
+        y, ok = run_offline(self._plan, batched, valid)
         result = self._scatter(y, ok)
         return result if x.ndim == 3 else ModelInput(result.x[0], result.mask[0])
+
+    def _causal(self, signal: Any, mask: Any, gain: Any, baseline: Any) -> ModelInput:
+        """Whole records through a stream."""
+        from xecg.signal.frontend_stream import run_causal
+
+        x, _ = self._millivolts(signal, mask, gain, baseline)
+        if x.shape[-1] == 0:
+            raise ShapeError(f"signal has shape {np.shape(signal)}; needed at least one sample")
+        a, m = np.asarray(signal), None if mask is None else np.asarray(mask)
+        if a.ndim == 3:
+            return run_causal(self, a, m, gain, baseline)
+        result = run_causal(self, a[None], None if m is None else m[None], gain, baseline)
+        return ModelInput(result.x[0], result.mask[0])
 
     def _compiled(self, a: Any, mask: Any, gain: Any, baseline: Any) -> _Compiled | None:
         """What the compiled kernel gives, and the rows that it leaves to the definition; None when it does not serve
@@ -218,10 +228,7 @@ class ECGFrontend:
         if np.issubdtype(a.dtype, np.integer):
             if gain is None:
                 raise ShapeError(f"signal is {a.dtype} counts without gain; give gain in counts per mV, or float mV")
-            zero = 0.0 if baseline is None else baseline
-            g, o = _per_lead("gain", gain, len(self.leads)), _per_lead("baseline", zero, len(self.leads))
-            if not (g > 0).all():
-                raise SpecError(f"gain is {gain!r}; needed positive counts per mV")
+            g, o = self._counts(gain, baseline)
             x = (a[..., keep, :] - o[keep, None]) / g[keep, None]
         elif np.issubdtype(a.dtype, np.floating):
             if gain is not None or baseline is not None:
@@ -236,6 +243,14 @@ class ECGFrontend:
                 raise ShapeError(f"mask is {m.dtype} with shape {m.shape}; needed bool {a.shape}, like signal")
             valid &= m[..., keep, :]
         return np.where(valid, x, 0.0), valid
+
+    def _counts(self, gain: Any, baseline: Any) -> tuple[np.ndarray, np.ndarray]:
+        """gain and baseline of each input lead, float64."""
+        zero = 0.0 if baseline is None else baseline
+        g, o = _per_lead("gain", gain, len(self.leads)), _per_lead("baseline", zero, len(self.leads))
+        if not (g > 0).all():
+            raise SpecError(f"gain is {gain!r}; needed positive counts per mV")
+        return g, o
 
     def _scatter(self, y: np.ndarray, ok: np.ndarray) -> ModelInput:
         shape = (*y.shape[:-2], len(self.spec.leads), y.shape[-1])

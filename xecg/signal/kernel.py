@@ -17,7 +17,7 @@ import numpy as np
 
 from xecg.signal.plan import FLAT_STD_MV, Plan
 
-__all__ = ["BROKEN", "FLAT", "GOOD", "run", "serves"]
+__all__ = ["BROKEN", "FLAT", "GOOD", "delta_form", "native", "run", "serves"]
 
 GOOD, FLAT, BROKEN = 0, 1, 2  # csrc/common/frontend.h
 
@@ -26,13 +26,20 @@ _MAX_SAMPLES = 1 << 20  # scratch of 64 MiB a thread
 
 
 @lru_cache(maxsize=1)
-def _native() -> ModuleType | None:
+def native() -> ModuleType | None:
+    """`xecg._cpu`; None when it is not built or XECG_BACKEND asks for the definition."""
     if os.environ.get("XECG_BACKEND") == "reference":
         return None
     try:
         return import_module("xecg._cpu")
     except ImportError:
         return None
+
+
+def delta_form(sos: np.ndarray) -> np.ndarray:
+    """Sections (S, 6) of scipy as the kernels take them, (S, 5): csrc/common/frontend.h has the equations."""
+    b0, b1, b2, _, a1, a2 = sos.T
+    return np.stack([b0, 2 * b0 + b1, b0 + b1 + b2, 2 + a1, 1 + a1 + a2], 1)
 
 
 class _Numbers(NamedTuple):
@@ -52,8 +59,7 @@ def _numbers(plan: Plan) -> _Numbers:
     for sos in plan.stages:
         trivial = min((sos[:, 2] == 0).sum(), (sos[:, 5] == 0).sum())
         pads.append(3 * (2 * len(sos) + 1 - trivial))  # the default edge extension of sosfiltfilt
-        b0, b1, b2, _, a1, a2 = sos.T
-        coefficients.append(np.stack([b0, 2 * b0 + b1, b0 + b1 + b2, 2 + a1, 1 + a1 + a2], 1))
+        coefficients.append(delta_form(sos))
         z = signal.sosfilt_zi(sos)
         steady.append(np.stack([z[:, 0], z[:, 0] + z[:, 1]], 1))
         gain = float(np.prod(sos[:, :3].sum(1) / sos[:, 3:].sum(1)))
@@ -68,7 +74,7 @@ def serves(plan: Plan, n: int) -> bool:
     """Whether the kernel is built and can run this plan on rows of n samples."""
     spec = plan.spec
     return (
-        _native() is not None
+        native() is not None
         and not plan.causal
         and plan.resample in ("none", "poly")
         and not spec.normalise_first
@@ -95,8 +101,8 @@ def run(
     x: C-contiguous float32 mV, or int16 counts with scale (mV per count) and baseline (counts), float32, one a row. out: C-contiguous
     float32. starts, out_starts: int64. A flat row is all 0. A row with a sample that is not finite is BROKEN: its output means nothing.
     """
-    native = _native()
-    assert native is not None
+    module = native()
+    assert module is not None
     numbers = _numbers(plan)
     state = np.empty(len(starts), np.uint8)
     up, taps = (0, 0) if plan.resample == "none" else (plan.up, numbers.fir.shape[1])
@@ -104,7 +110,7 @@ def run(
     def at(a: np.ndarray | None) -> int:
         return 0 if a is None else a.ctypes.data
 
-    native.frontend(
+    module.frontend(
         len(starts), n, plan.output_length(n), at(x), at(starts), x.dtype == np.int16, at(scale), at(baseline), len(plan.stages),
         at(numbers.sections), at(numbers.pads), at(numbers.coefficients), at(numbers.steady), numbers.dc, up, plan.down, plan.half,
         taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(state),

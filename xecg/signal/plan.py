@@ -46,6 +46,7 @@ class Plan:
     in_rate: float
     out_rate: float
     causal: bool
+    initial: str
     stages: tuple[np.ndarray, ...]
     sos: np.ndarray
     step_state: np.ndarray
@@ -94,6 +95,7 @@ def make_plan(spec: SignalSpec, in_rate: float, initial: str = "step") -> Plan:
         in_rate=in_rate,
         out_rate=out_rate,
         causal=causal,
+        initial=initial,
         stages=stages,
         sos=sos,
         step_state=step,

@@ -150,8 +150,10 @@ class Stream:
             starts = [None] * len(ids) if start is None else list(start)
         self._check(ids, chunks, starts)
         events: dict[str, list[Token | Event]] = {name: [] for name in ids}
+        fed = []
         for name, chunk, first in zip(ids, chunks, starts):
-            events[name] += self._take(name, np.asarray(chunk), first)
+            fed.append(self._admit(name, np.asarray(chunk), first, events[name]))
+        self._feed([self._patients[name] for name in ids], fed)
         for token in self._decide(ids):
             events[token.id].append(token)
         return [event for name in ids for event in events[name]]
@@ -218,32 +220,45 @@ class Stream:
             if start is not None and int(start) < 0:
                 raise StreamError(f"start of stream {name!r} is {start}; needed an index of at least 0")
 
-    def _take(self, name: str, chunk: np.ndarray, start: int | None) -> Iterator[Event]:
-        """Feed one chunk to the front end, minding gaps and repeats."""
+    def _admit(
+        self, name: str, chunk: np.ndarray, start: int | None, events: list[Token | Event]
+    ) -> tuple[np.ndarray, int]:
+        """What is new of a chunk, and the absolute index of its first sample; gaps and repeats are told in `events`."""
         p = self._patients[name]
         if start is not None and not p.begun:
             self._restart(p, int(start))
         n, first = chunk.shape[1], p.position if start is None else int(start)
         if n == 0:
-            return
+            return chunk, p.position
         p.begun = True
         if first < p.position:
             dropped = min(p.position - first, n)
             p.late += dropped
-            yield Event(name, "late", first, dropped)
-            chunk, first = chunk[:, dropped:], first + dropped
-            if chunk.shape[1] == 0:
-                return
-        elif first > p.position:
+            events.append(Event(name, "late", first, dropped))
+            return chunk[:, dropped:], p.position
+        if first > p.position:
             gap = first - p.position
             too_long = gap > self.reset_after_s * self.rate
-            yield Event(name, "reset" if too_long else "gap", p.position, gap)
+            events.append(Event(name, "reset" if too_long else "gap", p.position, gap))
             if too_long:
                 self._restart(p, first)
                 p.begun = True
-        out = self._live.push(p.slot, chunk, start=first - p.base, **self._counts)
-        p.position = first + chunk.shape[1]
-        self._append(p, out.x, out.mask)
+        return chunk, first
+
+    def _feed(self, patients: list[_Patient], fed: list[tuple[np.ndarray, int]]) -> None:
+        """The front end over all chunks at once."""
+        pairs = [(p, chunk, first) for p, (chunk, first) in zip(patients, fed) if chunk.shape[1]]
+        if not pairs:
+            return
+        out = self._live.push_many(
+            [p.slot for p, *_ in pairs],
+            [chunk for _, chunk, _ in pairs],
+            starts=[first - p.base for p, _, first in pairs],
+            **self._counts,
+        )
+        for (p, chunk, first), made in zip(pairs, out):
+            p.position = first + chunk.shape[1]
+            self._append(p, made.x, made.mask)
 
     def _decide(self, ids: list[str]) -> Iterator[Token]:
         """Turn finished patches into tokens, one patch of every ready stream at a time."""
