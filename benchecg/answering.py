@@ -46,6 +46,8 @@ def unsuited(task: Task, adapter: Adapter, protocol: str = "probe") -> str | Non
     """Why this adapter cannot be asked this task by this protocol; None when it can."""
     if task.kind == "peaks" and protocol != "probe":
         return f"a peaks task has only the linear probe, not {PROTOCOLS[protocol]}"
+    if task.kind == "survival" and protocol == "knn":
+        return "neighbours have no hazard: a survival task has no k nearest neighbours"
     if task.kind != "peaks" and hasattr(adapter, "peaks_s"):
         return f"{adapter.id} finds peaks and has no features; {task.id} asks for something else"
     return None

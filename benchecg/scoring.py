@@ -36,6 +36,8 @@ def _members(p: Predictions) -> dict[str, np.ndarray]:
     """Class → bool (n,), the units of it."""
     if p.facts.kind == "regression":
         return {}
+    if p.facts.kind == "survival":
+        return {p.facts.classes[1]: p.y[:, 1] == 1}
     if p.facts.kind == "peaks":
         return {p.facts.classes[0]: p.y == 1}
     if p.facts.kind == "multilabel":

@@ -4,7 +4,7 @@ from benchecg.metrics.classification import auroc, average_precision, confusion,
 from benchecg.metrics.peaks import PEAK_NAMES, TOLERANCES_S, peak_counts, peak_metrics, peak_record_f1
 from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums, rsmape_terms
 from benchecg.metrics.statistic import KINDS, Statistic, statistic
-from benchecg.metrics.survival import concordance
+from benchecg.metrics.survival import concordance, concordance_many
 
 __all__ = [
     "KINDS",
@@ -15,6 +15,7 @@ __all__ = [
     "auroc",
     "average_precision",
     "concordance",
+    "concordance_many",
     "confusion",
     "macro",
     "peak_counts",

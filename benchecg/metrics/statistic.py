@@ -14,11 +14,12 @@ import numpy as np
 from benchecg.metrics.classification import auroc, average_precision, confusion, macro, precision_recall_f1
 from benchecg.metrics.peaks import PEAK_NAMES, peak_counts, peak_metrics
 from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums
+from benchecg.metrics.survival import concordance_many
 from xecg.errors import SpecError
 
 __all__ = ["KINDS", "Statistic", "predicted_class", "statistic"]
 
-KINDS = ("multiclass", "multilabel", "binary", "regression", "peaks")
+KINDS = ("multiclass", "multilabel", "binary", "regression", "peaks", "survival")
 
 _CELLS = 4_000_000  # weights held at once while an AUROC is resampled: 32 MB of float64
 
@@ -57,8 +58,9 @@ def statistic(
 ) -> Statistic:
     """The metrics of a task kind over n units.
 
-    truth: class index (n,) for "multiclass", 0/1 (n,) for "binary", 0/1 (n, C) for "multilabel", numbers (n,) for "regression".
-    score: (n, C), or (n,) for "binary" and "regression". valid: bool (n,). cluster: int (n,) from 0, the patient of each unit.
+    truth: class index (n,) for "multiclass", 0/1 (n,) for "binary", 0/1 (n, C) for "multilabel", numbers (n,) for "regression",
+    time and event (n, 2) for "survival".
+    score: (n, C), or (n,) where the answer is one number. valid: bool (n,). cluster: int (n,) from 0, the patient of each unit.
     class_sets: extra macro-F1 names → the classes they keep: only units of these true classes count, and a prediction outside
     the set is an error of the true class. For "peaks" a row is a true peak (truth 1) or a found one (truth 0), at `time_s` (s)
     of the record numbered in `record`, each int/float (n,); score and valid are not used.
@@ -81,6 +83,8 @@ def statistic(
     if kind == "regression":
         sums = regression_sums(truth, score, cluster, n_clusters)
         return Statistic(REGRESSION_NAMES, n_clusters, lambda w: regression(w @ sums))
+    if kind == "survival":
+        return _survival(truth.astype(float), score, cluster, n_clusters)
     if kind == "binary":
         return _labels(truth[:, None], score[:, None], cluster, n_clusters, ())
     if kind == "multilabel":
@@ -119,6 +123,15 @@ def _peaks(true: np.ndarray, cluster: np.ndarray, n_clusters: int, record: np.nd
         rows = record == r
         sums[cluster[rows][0]] += peak_counts(time_s[rows & true], time_s[rows & ~true])
     return Statistic(PEAK_NAMES, n_clusters, lambda w: peak_metrics(w @ sums))
+
+
+def _survival(truth: np.ndarray, risk: np.ndarray, cluster: np.ndarray, n_clusters: int) -> Statistic:
+    def values(weights: np.ndarray) -> np.ndarray:
+        step = max(1, _CELLS // max(1, len(cluster)))
+        blocks = [weights[start : start + step, cluster] for start in range(0, len(weights), step)]
+        return np.concatenate([concordance_many(truth[:, 0], truth[:, 1], risk, w)[:, None] for w in blocks])
+
+    return Statistic(("c_index",), n_clusters, values)
 
 
 def _restrict(counts: np.ndarray, keep: list[int]) -> np.ndarray:

@@ -41,4 +41,4 @@ def _positives(task: Task, data: TaskData) -> list[np.ndarray]:
         return [data.label[:, c] == 1 for c in range(len(task.classes))]
     if task.kind in ("multiclass", "binary"):
         return [data.label == c for c in range(len(task.classes))]
-    return []
+    return [data.label[:, 1] == 1] if task.kind == "survival" else []

@@ -3,7 +3,8 @@
 Features are standardised with the training units' mean and deviation. C is chosen on the validation units by the task's own
 metric (ties: the smaller C), then the head is fitted again on train and validation together, and applied to the test units once.
 Logistic regression (scikit-learn, lbfgs, L2, no class weights); one head per label for multilabel; ridge with alpha = 1/C for a
-number. Every fit starts from 0 and runs to scikit-learn's own tolerance; nothing is random.
+number, a Cox head with that penalty for survival. Every
+fit starts from 0 and runs to its own tolerance; nothing is random.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchecg.metrics import statistic
+from benchecg.protocols.cox import CoxRidge
 from benchecg.tasks.base import Task
 from xecg.errors import SpecError
 
@@ -27,7 +29,7 @@ _FALLBACK_C = 1.0  # when the metric is undefined on the validation units for ev
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """score: float32 test scores, (n, classes), or (n,) for "binary" and "regression"; rows of invalid units are not meaningful.
+    """score: float32 test scores, (n, classes), or (n,) where the answer is one number; rows of invalid units are not meaningful.
 
     c: the chosen C. validation: metric of each C on the validation units, None where undefined. converged: of the last fit.
     """
@@ -123,7 +125,7 @@ class _Head:
 
     def score(self, x: np.ndarray) -> np.ndarray:
         """Log-odds (classes) or the number itself; a label that training showed one value of scores 0."""
-        if self._kind == "regression":
+        if self._kind in ("regression", "survival"):
             return self._models[0].predict(x)
         if self._kind == "multiclass":
             return self._class_scores(x)
@@ -135,6 +137,8 @@ class _Head:
 
         if self._kind == "regression":
             return Ridge(alpha=1 / c)
+        if self._kind == "survival":
+            return CoxRidge(1 / c)
         if len(np.unique(y)) < 2:
             self._only = int(y[0])
             return None

@@ -27,6 +27,7 @@ _METRIC_NAMES = {
     "pearson_r": "Pearson r",
     "bias_slope": "bias slope",
     "bias": "bias",
+    "c_index": "C-index",
     "accuracy": "accuracy",
     "f1": "F1",
     "se": "Se",

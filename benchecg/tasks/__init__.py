@@ -24,8 +24,11 @@ _HOME = {
     "apnea-ecg": "apnea_ecg",
     "deepbeat-af": "deepbeat_af",
     "exercise-rpeaks": "exercise_rpeaks",
+    "age-ptbxl": "age_transfer",
+    "age-cpsc": "age_transfer",
     "open-age": "open_age",
     "open-sex": "open_sex",
+    "open-survival": "open_survival",
     "demo-synthetic": "synthetic_demo",
 }
 

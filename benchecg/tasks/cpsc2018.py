@@ -13,9 +13,9 @@ import numpy as np
 from benchecg.tasks.base import Dataset, Expected, Record, Task, TaskData
 from xecg.errors import ReadError
 
-__all__ = ["TASK"]
+__all__ = ["DATASET", "TASK", "comment", "headers"]
 
-_DATASET = Dataset(
+DATASET = Dataset(
     name="CPSC 2018",
     version="as in the PhysioNet Challenge 2021, 1.0.3",
     folder="challenge-2021",
@@ -52,21 +52,32 @@ def _split_of(path: Path) -> str:
     return {"g7": "test", "g6": "val"}.get(group, "train")
 
 
-def _labels(path: Path) -> list[int]:
+def comment(path: Path, name: str) -> str:
+    """What the header's one comment line of that name says. Raises ReadError when there is not exactly one."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    found = [line.partition(":")[2] for line in lines if line.lstrip("# ").startswith("Dx:")]
+    found = [line.partition(":")[2].strip() for line in lines if line.lstrip("# ").startswith(f"{name}:")]
     if len(found) != 1:
-        raise ReadError(str(path), "Dx", f"{len(found)} lines", "needed one comment line of SNOMED codes")
-    codes = {code.strip() for code in found[0].split(",")}
+        raise ReadError(str(path), name, f"{len(found)} lines", f"needed one comment line of {name}")
+    return found[0]
+
+
+def headers(root: Path) -> list[Path]:
+    """Headers of the records, by name, in whichever of the known layouts they lie. Raises DataMissing."""
+    base = root / DATASET.folder
+    folder = next((base / layout for layout in _LAYOUTS if (base / layout).is_dir()), None)
+    paths = sorted(folder.rglob("A[0-9]*.hea"), key=lambda p: p.stem) if folder else []
+    if not paths:
+        DATASET.find(root, f"one of {', '.join(_LAYOUTS)} with records A0001…")
+    return paths
+
+
+def _labels(path: Path) -> list[int]:
+    codes = {code.strip() for code in comment(path, "Dx").split(",")}
     return [int(code in codes) for code in _CODES]
 
 
 def _load(root: Path) -> TaskData:
-    base = root / _DATASET.folder
-    folder = next((base / layout for layout in _LAYOUTS if (base / layout).is_dir()), None)
-    paths = sorted(folder.rglob("A[0-9]*.hea"), key=lambda p: p.stem) if folder else []
-    if not paths:
-        _DATASET.find(root, f"one of {', '.join(_LAYOUTS)} with records A0001…")
+    paths = headers(root)
     marks = [_labels(path) for path in paths]
     kept = [(path, row) for path, row in zip(paths, marks) if any(row)]
     records = tuple(Record(path.stem, path.stem, _split_of(path), path) for path, _ in kept)
@@ -86,7 +97,7 @@ TASK = Task(
     id="cpsc2018",
     version="1",
     title="CPSC 2018, nine classes",
-    dataset=_DATASET,
+    dataset=DATASET,
     kind="multilabel",
     classes=_CLASSES,
     metric="macro_auroc",
