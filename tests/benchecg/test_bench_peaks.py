@@ -64,6 +64,7 @@ def test_the_aami_part_leaves_the_first_300_s_to_the_pair_that_a_true_peak_belon
     assert values["se_150ms"] == pytest.approx(2 / 3) and values["ppv_150ms"] == pytest.approx(0.5)
     assert values["aami_se_150ms"] == 1.0 and values["aami_ppv_150ms"] == pytest.approx(2 / 3)
     assert values["aami_se_10ms"] == 0.5
+    assert _values([400.0], [1.0, 2.0, 400.0])["aami_ppv_10ms"] == 1.0
 
 
 def test_counts_are_pooled_over_records_with_their_weights():
