@@ -24,6 +24,7 @@ _HOME = {
     "apnea-ecg": "apnea_ecg",
     "deepbeat-af": "deepbeat_af",
     "exercise-rpeaks": "exercise_rpeaks",
+    "survival": "survival",
     "age-ptbxl": "age_transfer",
     "age-cpsc": "age_transfer",
     "open-age": "open_age",

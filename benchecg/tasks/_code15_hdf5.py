@@ -14,7 +14,7 @@ from benchecg.tasks.base import Dataset, Record
 from xecg.errors import ReadError, SpecError
 from xecg.signal import STANDARD_LEADS, Recording
 
-__all__ = ["DATASET", "FULL_RECORDS", "exams", "reader"]
+__all__ = ["DATASET", "FULL_RECORDS", "exams", "is_complete", "reader"]
 
 DATASET = Dataset(
     name="CODE-15 %",
@@ -61,6 +61,11 @@ def exams(root: Path, *columns: str) -> tuple[list[dict[str, str]], list[Path]]:
             ids = file["exam_id"][:].astype(int).tolist()
         rows += [{**table[str(i)], "part": part.name, "row": str(n)} for n, i in enumerate(ids) if str(i) in table]
     return sorted(rows, key=lambda row: int(row["exam_id"])), [folder / _TABLE, *parts]
+
+
+def is_complete(rows: list[dict[str, str]]) -> bool:
+    """Whether every exam of the release has its tracing here."""
+    return len(rows) == FULL_RECORDS
 
 
 @lru_cache(maxsize=2)

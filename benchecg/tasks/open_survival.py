@@ -12,7 +12,7 @@ import numpy as np
 from benchecg.tasks import _code15_hdf5 as code15
 from benchecg.tasks.base import Record, Task, TaskData, hash_fraction
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "first_outcomes"]
 
 _TEST, _VAL = 0.20, 0.36
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
@@ -31,29 +31,32 @@ def _outcome(row: dict[str, str]) -> tuple[float, int] | None:
     return float(years), int(death in _TRUE)
 
 
+def first_outcomes(rows: list[dict[str, str]]) -> list[tuple[dict[str, str], tuple[float, int]]]:
+    """Of each patient the first exam, by number, that states an outcome: its row, years and death."""
+    first: dict[str, tuple[dict[str, str], tuple[float, int]]] = {}
+    for row in rows:
+        outcome = _outcome(row)
+        if outcome is not None:
+            first.setdefault(row["patient_id"], (row, outcome))
+    return list(first.values())
+
+
 def _load(root: Path) -> TaskData:
     rows, files = code15.exams(root, "death", "timey")
     folder = root / code15.DATASET.folder
-    records, label, at, seen = [], [], {}, set()
-    for row in rows:
-        outcome = _outcome(row)
-        if outcome is None or row["patient_id"] in seen:
-            continue
-        seen.add(row["patient_id"])
-        records.append(Record(row["exam_id"], row["patient_id"], _split_of(row["patient_id"]), folder / row["part"]))
-        at[row["exam_id"]] = int(row["row"])
-        label.append(outcome)
+    first = first_outcomes(rows)
+    records = [Record(r["exam_id"], r["patient_id"], _split_of(r["patient_id"]), folder / r["part"]) for r, _ in first]
     return TaskData(
         records=tuple(records),
         record=np.arange(len(records)),
         time_s=np.full(len(records), np.nan),
-        label=np.array(label, dtype=float).reshape(-1, 2),
-        complete=len(rows) >= code15.FULL_RECORDS - 1_200,  # the release holds about as many flat tracings
+        label=np.array([outcome for _, outcome in first], dtype=float).reshape(-1, 2),
+        complete=code15.is_complete(rows),
         files=tuple(files),
         notes=(
             f"{len(rows) - len(records):,} exams are left out: without follow-up, or not the first of a patient that has it",
         ),
-        read=code15.reader(at),
+        read=code15.reader({r["exam_id"]: int(r["row"]) for r, _ in first}),
     )
 
 

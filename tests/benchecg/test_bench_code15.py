@@ -1,5 +1,7 @@
 """CODE-15 % in its own release's HDF5: survival and age learned on it; the Cox head and the concordance beside their arbiters."""
 
+import gzip
+
 import numpy as np
 import pytest
 from bench_data import MeanAdapter, write_record
@@ -125,6 +127,61 @@ def test_age_on_cpsc_is_scored_after_training_on_the_exams(small_code15_hdf5, tm
     result = run(load_data(load_task("age-cpsc"), tmp_path), MeanAdapter(), out=tmp_path / "run", resamples=20)
     assert result.support["units"] == 39 and result.metrics["pearson_r"]["value"] > 0.9
     assert result.data["patient_known"] is False
+
+
+@pytest.fixture
+def small_mimic(small_code15_hdf5, tmp_path):
+    """Five patients: one dead, one alive and discharged, one never admitted, one of another fold, one without time."""
+    (tmp_path / "code-15").symlink_to(small_code15_hdf5 / "code-15")
+    folder = tmp_path / "mimic-iv-ecg"
+    rng = np.random.default_rng(0)
+    exams = [
+        (1, 11, "2150-03-02 12:00:00", 19), (1, 10, "2150-01-01 00:00:00", 19), (2, 20, "2150-01-01 00:00:00", 19),
+        (3, 30, "2150-01-01 00:00:00", 19), (3, 31, "2152-01-01 00:00:00", 19), (4, 40, "2150-01-01 00:00:00", 3),
+        (5, 50, "2150-01-01 00:00:00", 19),
+    ]  # fmt: skip
+    lines = ["file_name,study_id,subject_id,ecg_time,age,fold"]
+    for subject, study, at, fold in exams:
+        name = f"files/p{subject}/s{study}/{study}"
+        where = folder / "files" / f"p{subject}" / f"s{study}"
+        write_record(where, str(study), rng.normal(0, 0.3, (12, 1000)), rate=500, leads=list(STANDARD_LEADS))
+        lines.append(f"mimic-iv-ecg/1.0/{name},{study},{subject},{at},60,{fold}")
+    (folder / "records_w_diag_icd10.csv").write_text("\n".join(lines) + "\n")
+    dead = "subject_id,gender,dod\n1,F,2151-01-01\n2,M,\n3,M,\n4,F,2151-01-01\n5,F,\n"
+    stays = "subject_id,hadm_id,dischtime\n2,1,2149-06-01 00:00:00\n2,2,2150-01-01 12:00:00\n1,3,2150-02-01 00:00:00\n"
+    for name, text in (("patients.csv.gz", dead), ("admissions.csv.gz", stays)):
+        (folder / name).write_bytes(gzip.compress(text.encode()))
+    return tmp_path
+
+
+def test_mimic_outcomes_are_death_discharge_and_a_year_or_the_last_exam(small_mimic):
+    loaded = load_data(load_task("survival"), small_mimic)
+    data = loaded.data
+    test = data.in_split("test")
+    rows = {r.id: y.tolist() for r, y, t in zip(data.records, data.label, test) if t}
+    assert set(rows) == {
+        "mimic/10",
+        "mimic/20",
+        "mimic/30",
+    }  # the first exam of each patient of fold 19 that has time after it
+    assert rows["mimic/10"] == [pytest.approx(1.0), 1.0]
+    assert rows["mimic/20"] == [pytest.approx(365.5 / 365), 0.0]
+    assert rows["mimic/30"] == [pytest.approx(2.0), 0.0]
+    assert data.notes == ("1 patients of the test fold have no time after their first exam and are left out",)
+    assert recording_of(loaded.task, data, data.records[-1]).rate == 500
+    assert recording_of(loaded.task, data, data.records[0]).rate == 400
+    assert {r.split for r in data.records} == {"train", "val", "test"} and not data.complete
+
+
+def test_mimic_says_which_credentialed_file_is_missing_and_what_is_no_date(small_mimic):
+    folder = small_mimic / "mimic-iv-ecg"
+    text = gzip.decompress((folder / "patients.csv.gz").read_bytes()).decode()
+    (folder / "patients.csv.gz").write_bytes(gzip.compress(text.replace("2151-01-01", "soon").encode()))
+    with pytest.raises(ReadError, match="date is 'soon'"):
+        load_task("survival").load(small_mimic)
+    (folder / "patients.csv.gz").unlink()
+    with pytest.raises(DataMissing, match=r"patients\.csv\.gz is missing.*credentialed"):
+        load_task("survival").load(small_mimic)
 
 
 def test_efron_equals_its_worked_value_and_lifelines():
