@@ -142,3 +142,14 @@ def test_mit_bih_beats_are_found() -> None:
     assert (records, true + missed) == (48, 109_494)
     assert true / (true + missed) >= FLOOR_MITDB_SENSITIVITY
     assert true / (true + false) >= FLOOR_MITDB_PPV
+
+
+@pytest.mark.parametrize("rr", [111, 124, 132, 180, 220])
+def test_identical_pulses_without_noise_are_all_found(rr: int) -> None:
+    rate, n = 250.0, 5000
+    at = np.arange(rr, n - rr, rr)
+    t = np.arange(n)
+    x = (0.9 * np.exp(-0.5 * ((t[:, None] - at) / 4.0) ** 2)).sum(1).astype(np.float32)  # sigma 16 ms
+    found = detect(x, rate)
+    assert len(found) >= len(at) - 1
+    assert all(np.abs(found - a).min() <= 2 for a in at[1:-1])
