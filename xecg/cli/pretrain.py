@@ -21,6 +21,9 @@ __all__ = ["command"]
 @click.option(
     "--rate", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True, help="Learning rate."
 )
+@click.option(
+    "--expansion", type=click.FloatRange(0), default=0.1, show_default=True, help="Weight of the coding rate."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--synthetic", type=click.IntRange(0), default=0, show_default=True, help="Simulated records to add.")
 @click.option("--few-leads", type=click.FloatRange(0, 1), default=0.0, help="Chance that a view keeps II and one lead.")
@@ -40,8 +43,9 @@ __all__ = ["command"]
 @click.pass_context
 def command(
     ctx: click.Context, *, folders: tuple[Path, ...], output: Path, model: str, steps: int, batch: int, rate: float,
-    seed: int, synthetic: int, few_leads: float, stretch: float, forbid: Path | None, compare: tuple[Path, ...],
-    save_every: int, log_every: int, max_memory: float | None, as_json: bool,
+    expansion: float, seed: int, synthetic: int, few_leads: float, stretch: float, forbid: Path | None,
+    compare: tuple[Path, ...], save_every: int, log_every: int, max_memory: float | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Train an encoder on every recording under FOLDERS (SimDINOv2, no labels), on this machine's CPU.
 
@@ -54,7 +58,7 @@ def command(
     from xecg.pretrain.views import ViewSettings
 
     views = ViewSettings(few_leads=few_leads, rate=stretch)
-    settings = Settings(model=model, steps=steps, batch=batch, rate=rate, seed=seed, views=views)
+    settings = Settings(model=model, steps=steps, batch=batch, rate=rate, expansion=expansion, seed=seed, views=views)
     hashes = read_hashes(forbid) if forbid is not None else ()
 
     def report(line: dict[str, Any]) -> None:

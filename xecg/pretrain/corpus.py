@@ -169,7 +169,7 @@ def build_corpus(
         if name is not None:
             raise XECGError(
                 f"{path}: belongs to {name}, a benchmark that pretrained weights are scored on; no recording of it may be "
-                "trained on. Name the folders to train on one by one, without this one"
+                "trained on. Name the folders to train on one by one, without this one; rename it if only its name is like theirs"
             )
     state = _Gate(frozenset(forbidden), _known(compare))
     spots = {os.fspath(place): f"{i}-{Path(place).resolve().name}" for i, place in enumerate(folders)}
