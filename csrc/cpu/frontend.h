@@ -83,7 +83,8 @@ struct Sections {
     vec next(vec x) {
         for (int k = 0; k < S; ++k) {
             const vec y = fma(c[k][0], x, s1[k]);
-            s1[k] = fma(zero() - c[k][3], y, fma(c[k][1], x, s1[k] + s2[k]));
+            // The old s1 comes in last but one: each section is a chain of two operations a sample, not three.
+            s1[k] = fma(zero() - c[k][3], y, s1[k] + fma(c[k][1], x, s2[k]));
             s2[k] = fma(zero() - c[k][4], y, fma(c[k][2], x, s2[k]));
             x = y;
         }

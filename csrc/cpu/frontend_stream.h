@@ -19,7 +19,8 @@ inline int64_t stream_whole(int64_t n) { return (n + W - 1) / W * W; }
 inline int64_t stream_tile_outputs(const FrontendStream& a) { return a.up ? stream_tile * a.up / a.down + 1 : stream_tile; }
 
 inline int64_t frontend_stream_scratch(const FrontendStream& a) {
-    const int64_t time = 2 * a.sections + stream_whole(stream_depth(a)) + stream_tile + W + 2 * (stream_tile_outputs(a) + W);
+    const int64_t time =
+        stream_whole(2 * a.sections) + stream_whole(stream_depth(a)) + stream_tile + W + 2 * (stream_tile_outputs(a) + W);
     return time * W + (stream_depth(a) + a.n + 3) / 4;
 }
 
@@ -44,22 +45,20 @@ inline float stream_sample(const FrontendStream& a, int64_t patient, int64_t row
     return (float(static_cast<const int16_t*>(a.x)[at]) - a.baseline[row]) * a.mv_per_count[row];
 }
 
-// Validity of the row's outputs: of both input samples beside the output's time, `half` earlier on the finer grid.
-// valid: room for the history's bytes and n more.
-inline void stream_validity(const FrontendStream& a, int64_t patient, int64_t row, int64_t at, uint8_t* valid) {
+// Validity of the row's outputs, and whether all are valid: of both input samples beside the output's time, `half` earlier on the
+// finer grid. valid: room for the history's bytes and n more.
+inline bool stream_validity(const FrontendStream& a, int64_t patient, int64_t row, int64_t at, uint8_t* valid) {
     const int64_t depth = stream_depth(a), past = a.state.samples[a.slots[patient]];
     const uint8_t* gap = a.gap ? a.gap + (patient * a.rows + row) * a.n : nullptr;
     uint8_t *ok = a.ok + patient * a.y_patient + a.y_row[row], *history = a.state.valid + at * depth;
     const int64_t since = a.state.since[at];
     auto floor_of = [&](int64_t p) { return p >= 0 ? p / a.up : -((-p + a.up - 1) / a.up); };
     if (!gap && since > a.settle + depth) {
-        std::memset(ok, 1, size_t(a.m));
-        for (int64_t k = 0; a.up && k < a.m; ++k) {
-            if (past + floor_of(a.offset + k * a.down - a.half) >= 0) break;
-            ok[k] = 0;
-        }
         a.state.since[at] = since + a.n;
-        return;
+        for (int64_t k = 0; k < a.m; ++k) ok[k] = 1;
+        if (!a.up || past > depth) return true;
+        for (int64_t k = 0; k < a.m; ++k) ok[k] = past + floor_of(a.offset + k * a.down - a.half) >= 0;
+        return !std::memchr(ok, 0, size_t(a.m));
     }
     std::memcpy(valid, history, size_t(depth));
     int64_t distance = since;
@@ -77,6 +76,7 @@ inline void stream_validity(const FrontendStream& a, int64_t patient, int64_t ro
     }
     std::memcpy(history, valid + a.n, size_t(depth));
     a.state.since[at] = distance;
+    return !std::memchr(ok, 0, size_t(a.m));
 }
 
 // buffer[(t, lane)] = x - x_0 in mV for samples [t0, t0 + n), 0 before a row begins.
@@ -135,24 +135,57 @@ inline void stream_filter(const FrontendStream& a, const StreamLanes& lanes, vec
         for (int64_t t = t0; t < min_of(lanes.begin[l], t0 + n); ++t) buffer[(t - t0) * W + l] = 0.0f;
 }
 
-// One output: taps in a fixed pattern of four partial sums. x: the newest sample it reads.
-inline vec stream_output(const float* h, int64_t taps, const float* x) {
-    vec s[4] = {zero(), zero(), zero(), zero()};
+// O outputs of one phase, `down` samples apart, or one: taps in a fixed pattern of four partial sums, whatever O. x: the newest
+// sample that the first reads.
+template <int O>
+inline void stream_outputs(const float* h, int64_t taps, int64_t down, const float* x, float* y) {
+    vec s[O][4];
+    for (int o = 0; o < O; ++o)
+        for (int u = 0; u < 4; ++u) s[o][u] = zero();
     int64_t j = 0;
     for (; j + 4 <= taps; j += 4)
-        for (int u = 0; u < 4; ++u) s[u] = fma(set1(h[j + u]), load(x - (j + u) * W), s[u]);
-    for (; j < taps; ++j) s[0] = fma(set1(h[j]), load(x - j * W), s[0]);
-    return (s[0] + s[1]) + (s[2] + s[3]);
+        for (int u = 0; u < 4; ++u) {
+            const vec tap = set1(h[j + u]);
+            for (int o = 0; o < O; ++o) s[o][u] = fma(tap, load(x + (o * down - j - u) * W), s[o][u]);
+        }
+    for (; j < taps; ++j)
+        for (int o = 0; o < O; ++o) s[o][0] = fma(set1(h[j]), load(x + (o * down - j) * W), s[o][0]);
+    for (int o = 0; o < O; ++o) store(y + o * W, (s[o][0] + s[o][1]) + (s[o][2] + s[o][3]));
+}
+
+// The outputs k, k + 1, … whose newest sample is one of the n at x, the first of which is sample t; returns the next k.
+inline int64_t stream_resample(const FrontendStream& a, const float* x, int64_t t, int64_t n, int64_t k, float* y) {
+    constexpr int O = n_registers / 8;
+    for (const int64_t k0 = k; k < a.m;) {
+        const int64_t q = a.offset + k * a.down, newest = q / a.up - t;
+        if (newest >= n) break;
+        const float *h = a.fir + q % a.up * a.taps, *now = x + newest * W;
+        if (a.up == 1 && k + O <= a.m && newest + (O - 1) * a.down < n) {
+            stream_outputs<O>(h, a.taps, a.down, now, y + (k - k0) * W);
+            k += O;
+        } else {
+            stream_outputs<1>(h, a.taps, a.down, now, y + (k - k0) * W);
+            ++k;
+        }
+    }
+    return k;
 }
 
 struct StreamZ {
     wide w, mean, q;
+    bool fresh;  // a lane may not have begun
 
     // z of y where use is 1, 0 elsewhere and where flat; `flat`: 1 where the standard deviation is below flat_std.
     vec next(vec y, vec use, double decay, float flat_std, vec& flat) {
+        if (fresh) {  // the first value is the mean, exactly: a flat lead has no deviation whatever its offset
+            const wide first = to_wide(select(equal(to_vec(w), zero()), use, zero()));
+            mean = fma(first, to_wide(y) - mean, mean);
+        }
         const wide c = to_wide(use) * wide1(1.0 - decay), a = wide1(1.0) - c, v = to_wide(y);
         w = fma(a, w, c);
-        const wide r = wide1(1.0) / (w + wide1(1e-300)), d = v - mean;
+        // 1 / w: a float32 division and one step of Newton's method, good to 1e-14.
+        const vec near = set1(1.0f) / to_vec(w + wide1(1e-30));
+        const wide r0 = to_wide(near), r = r0 * (wide1(2.0) - w * r0), d = v - mean;
         mean = fma(c * r, d, mean);
         const wide e = v - mean;
         q = fma(a, q, c * d * e);
@@ -214,13 +247,11 @@ inline void stream_begin(const FrontendStream& a, StreamLanes& lanes, uint8_t* b
             a.state.seen[at] = 1;
             a.state.run[at] = 0;
         }
-        stream_validity(a, p, r, at, bytes);
-        const uint8_t* ok = a.ok + p * a.y_patient + a.y_row[r];
-        all_ok = all_ok && !std::memchr(ok, 0, size_t(a.m));
+        all_ok = stream_validity(a, p, r, at, bytes) && all_ok;
     }
 }
 
-// History rows of the state to (time, lane) and back.
+// `depth` floats a row of the state to (time, lane) and back.
 inline void stream_recall(const float* state, const StreamLanes& lanes, int64_t depth, float* buffer) {
     for (int64_t t = 0; t < depth; t += W) {
         vec block[W];
@@ -241,20 +272,21 @@ inline void stream_keep(float* state, const StreamLanes& lanes, int64_t depth, c
 
 inline void stream_lanes(const FrontendStream& a, StreamLanes& lanes, float* scratch) {
     const int64_t depth = stream_depth(a), S2 = 2 * a.sections;
-    float *states = scratch, *buffer = states + S2 * W, *y = buffer + (stream_whole(depth) + stream_tile + W) * W,
+    float *states = scratch, *buffer = states + stream_whole(S2) * W, *y = buffer + (stream_whole(depth) + stream_tile + W) * W,
           *flags = y + (stream_tile_outputs(a) + W) * W;
     bool all_ok = true;
     stream_begin(a, lanes, reinterpret_cast<uint8_t*>(flags + (stream_tile_outputs(a) + W) * W), all_ok);
     float shift_of[W] = {};
     double z_of[3][W] = {};
-    for (int64_t k = 0; k < S2 * W; ++k) states[k] = 0.0f;
     for (int64_t l = 0; l < lanes.used; ++l) {
         shift_of[l] = a.state.shift[lanes.at[l]];
-        for (int64_t k = 0; k < S2; ++k) states[k * W + l] = a.state.sections[lanes.at[l] * S2 + k];
         for (int k = 0; k < 3; ++k) z_of[k][l] = a.state.z[lanes.at[l] * 3 + k];
     }
     const vec shift = load(shift_of);
-    StreamZ z{load(z_of[0]), load(z_of[1]), load(z_of[2])};
+    bool fresh = false;
+    for (int64_t l = 0; l < lanes.used; ++l) fresh = fresh || z_of[0][l] == 0.0;
+    StreamZ z{load(z_of[0]), load(z_of[1]), load(z_of[2]), fresh};
+    stream_recall(a.state.sections, lanes, S2, states);
     stream_recall(a.state.history, lanes, depth, buffer);
     int64_t k = 0;
     for (int64_t t = 0; t < a.n; t += stream_tile) {
@@ -263,11 +295,7 @@ inline void stream_lanes(const FrontendStream& a, StreamLanes& lanes, float* scr
         stream_read(a, lanes, shift, t, n, now);
         stream_filter(a, lanes, shift, states, t, n, now);
         if (a.up) {
-            for (; k < a.m; ++k) {
-                const int64_t q = a.offset + k * a.down, newest = q / a.up - t;
-                if (newest >= n) break;
-                store(y + (k - k0) * W, stream_output(a.fir + q % a.up * a.taps, a.taps, now + newest * W));
-            }
+            k = stream_resample(a, now, t, n, k, y);
             stream_finish(a, lanes, all_ok, z, k0, k - k0, y, flags);
             std::memmove(buffer, buffer + n * W, size_t(depth * W) * sizeof(float));
         } else {
@@ -275,14 +303,13 @@ inline void stream_lanes(const FrontendStream& a, StreamLanes& lanes, float* scr
             stream_finish(a, lanes, all_ok, z, k0, n, now, flags);
         }
     }
+    stream_keep(a.state.sections, lanes, S2, states);
     stream_keep(a.state.history, lanes, depth, buffer);
     store(z_of[0], z.w);
     store(z_of[1], z.mean);
     store(z_of[2], z.q);
-    for (int64_t l = 0; l < lanes.used; ++l) {
-        for (int64_t j = 0; j < S2; ++j) a.state.sections[lanes.at[l] * S2 + j] = states[j * W + l];
+    for (int64_t l = 0; l < lanes.used; ++l)
         for (int j = 0; j < 3; ++j) a.state.z[lanes.at[l] * 3 + j] = z_of[j][l];
-    }
 }
 
 inline void frontend_stream(const FrontendStream& a, int64_t begin, int64_t end, float* scratch) {

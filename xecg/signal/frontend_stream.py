@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +145,7 @@ class FrontendStream:
             scale, zero = self._scale(gain, baseline) if counts else (None, None)
             chunk = Chunk(x, self._inputs, self._outputs, len(self.frontend.spec.leads), scale, zero)
             y, ok, refused = slots.run(index[group], chunk)
-            made = list(map(ModelInput, y, ok))
+            made: list[ModelInput] = list(map(tuple.__new__, repeat(ModelInput), zip(y, ok)))  # ModelInput(a, b), in C
             self._position[index[group]] += x.shape[-1]
             if whole and not refused.any():
                 done[:] = made
