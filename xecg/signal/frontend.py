@@ -47,7 +47,8 @@ class ECGFrontend:
 
     Filters: Butterworth and notch sections of scipy; phase "zero" is `sosfiltfilt` per stage, "causal" is `sosfilt`.
     Resampling: `resample_poly` (causal: the same taps, late by `fir_delay_s`) or `scipy.signal.resample`. z-score:
-    population standard deviation over valid samples; a lead under 1e-6 mV is flat: 0 and masked. Float64 inside.
+    population standard deviation over valid samples; a lead under 1e-6 mV is flat: 0 and masked. The definition is
+    float64 inside; the compiled forms that stand in for it (`xecg.signal.kernel`, `xecg.signal.live`) are float32.
     Gaps: see `xecg.signal.gaps`. An output sample is valid where both input samples beside its time are; in the
     causal form that time is `fir_delay_s` earlier, so outputs before the first input are masked.
 

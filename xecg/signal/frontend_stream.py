@@ -94,6 +94,7 @@ class FrontendStream:
             raise StreamError(
                 f"push_many got {len(index)} slots for {given} chunks, masks, starts; needed as many of each"
             )
+        chunks = _one_array(chunks)
         joined = np.ones(len(index), dtype=bool)
         for i in range(len(index)) if starts is not None or masks is not None else ():
             start, mask = None if starts is None else starts[i], None if masks is None else masks[i]
@@ -309,6 +310,17 @@ class FrontendStream:
                 f"start is {start}, {jump / self.frontend.in_rate:,.0f} s after the next sample ({self._position[slot]}); "
                 f"needed a gap of at most {_MAX_JUMP_S:,.0f} s; reset the slot instead"
             )
+
+
+def _one_array(chunks: Sequence[np.ndarray] | np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
+    """(slots, leads, n) where all chunks have one shape and type."""
+    first = chunks[0] if len(chunks) else None
+    if isinstance(chunks, np.ndarray) or not isinstance(first, np.ndarray) or first.ndim != 2:
+        return chunks
+    shape, dtype = first.shape, first.dtype
+    if not all(isinstance(c, np.ndarray) and c.shape == shape and c.dtype == dtype for c in chunks):
+        return chunks
+    return np.concatenate(chunks).reshape(len(chunks), *shape)
 
 
 def _all_true(mask: Any, chunk: Any) -> bool:

@@ -250,10 +250,11 @@ class Stream:
         pairs = [(p, chunk, first) for p, (chunk, first) in zip(patients, fed) if chunk.shape[1]]
         if not pairs:
             return
+        apart = any(first != p.position for p, _, first in pairs)
         out = self._live.push_many(
             [p.slot for p, *_ in pairs],
             [chunk for _, chunk, _ in pairs],
-            starts=[first - p.base for p, _, first in pairs],
+            starts=[first - p.base for p, _, first in pairs] if apart else None,
             **self._counts,
         )
         for (p, chunk, first), made in zip(pairs, out):
