@@ -9,7 +9,7 @@ import pytest
 
 from tests.ops.harness import rerun_under_isa
 from tests.tolerances import FRONTEND_DB, FRONTEND_OFFSET_LOSS_DB, FRONTEND_SLOW_CORNER_DB
-from xecg.errors import StreamError, XECGError
+from xecg.errors import ShapeError, StreamError, XECGError
 from xecg.signal import ECGFrontend, FilterSpec, ModelInput, SignalSpec, kernel
 
 pytestmark = pytest.mark.skipif(kernel.native() is None, reason="the CPU module is not built")
@@ -166,6 +166,20 @@ def test_wrong_calls_for_many_slots_change_nothing() -> None:
         stream.push_many([0, 1, 2, 3], [x[0], x[1, :3], x[2], x[3]])
     assert [stream.position(s) for s in range(4)] == [0] * 4
     assert stream.push_many([], []) == []
+
+
+def test_shapes_of_whole_records_are_checked() -> None:
+    frontend = ECGFrontend("causal", in_rate=500.0, leads=LEADS)
+    x = records(500.0, seconds=1.0)
+    for wrong in (x[:, :3], x[0, 0], x[None], x[..., :0]):
+        with pytest.raises(ShapeError):
+            frontend.apply(wrong)
+    for mask in (np.ones(x.shape[1:], dtype=bool), np.ones(x.shape)):
+        with pytest.raises(ShapeError, match="mask"):
+            frontend.apply(x, mask=mask)
+    with pytest.raises(ShapeError, match="gain"):
+        frontend.apply(x, gain=200.0)
+    assert frontend.apply(x[:0]).x.shape == (0, 12, 100)
 
 
 def test_state_of_the_other_form_is_refused() -> None:

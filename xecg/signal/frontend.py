@@ -151,10 +151,15 @@ class ECGFrontend:
         """Whole records through a stream."""
         from xecg.signal.frontend_stream import run_causal
 
-        x, _ = self._millivolts(signal, mask, gain, baseline)
-        if x.shape[-1] == 0:
-            raise ShapeError(f"signal has shape {np.shape(signal)}; needed at least one sample")
+        if not isinstance(signal, np.ndarray) or signal.ndim not in (2, 3) or signal.size == 0:
+            x, _ = self._millivolts(signal, mask, gain, baseline)  # refuses what is no signal
+            if x.shape[-1] == 0:
+                raise ShapeError(f"signal has shape {np.shape(signal)}; needed at least one sample")
+            if x.size == 0:
+                return self._scatter(*(np.zeros((*x.shape[:-1], self.output_length(x.shape[-1]))) for _ in range(2)))
         a, m = np.asarray(signal), None if mask is None else np.asarray(mask)
+        if m is not None and m.shape != a.shape:
+            raise ShapeError(f"mask is {m.dtype} with shape {m.shape}; needed bool {a.shape}, like signal")
         if a.ndim == 3:
             return run_causal(self, a, m, gain, baseline)
         result = run_causal(self, a[None], None if m is None else m[None], gain, baseline)
