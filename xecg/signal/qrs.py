@@ -31,7 +31,9 @@ _ALONE_S = 0.150  # a candidate is the highest point this far to both sides
 _REFRACTORY_S = 0.200
 _T_WAVE_S, _T_SLOPE = 0.360, 0.5  # a peak this soon after a beat with less than this share of its slope is a T wave
 _THRESHOLD = 0.45  # of the way from noise to beats
-_NOISE_SHARE = 0.7  # of the beats' level is the most that counts as noise: a clean regular signal has no peak but its beats
+_NOISE_SHARE = (
+    0.7  # of the beats' level is the most that counts as noise: a clean regular signal has no peak but its beats
+)
 _SEARCH_RR, _SEARCH_SHARE = 1.66, 0.6  # search back after this many RR, with this share of the threshold
 _LEARN_S = 2.0  # nothing is decided before this much signal was seen
 _MEMORY = 8  # beats, rejected peaks and RR intervals that the medians run over
