@@ -42,6 +42,7 @@ class Bench:
     bar: float | None = None
     aim: float | None = None
     threads: int = 1
+    against: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0) -> dict[str
     clock = 1 if bench.threads == 1 else 0  # CPU time is the work of all threads: with several, wall time decides
     ours = best.pop("xecg")
     others = [name for name in best if not name.startswith("xecg")] or list(best)  # our own definition is no peer
-    peer = min(others, key=lambda name: best[name][clock], default=None)
+    peer = bench.against or min(others, key=lambda name: best[name][clock], default=None)
     ratio = best[peer][clock] / ours[clock] if peer else None
     limit = bench.flops / limits.gemm if bench.bound == "gemm" else bench.bytes / limits.copy
     fraction = limit / ours[clock] if limit else None

@@ -122,4 +122,5 @@ def _entry(name: str, x: np.ndarray, rate: float, run: Callable[[], object], bar
         bytes=float(x.size * (2 if "counts" in name else 4) + x.size / rate * 100 * 4),
         bar=bar,
         aim=aim,
+        against="scipy float64",
     )
