@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 class Bench:
     """One row of a table.
 
-    run: ours. check: raises when ours is wrong. peers: name → the same work by somebody else. flops, bytes: of the work itself.
-    bound: "gemm" or "copy", the ceiling that it is set against. bar, aim: what `score` must reach; score is "ratio" (best peer's
-    time over ours) or "ceiling" (fraction of the ceiling).
+    run: ours. check: raises when ours is wrong. peers: name → the same work by somebody else; against: the peer of the ratio, where
+    not every peer does the whole work (default: the fastest). flops, bytes: of the work itself. bound: "gemm" or "copy", the
+    ceiling that it is set against. bar, aim: what `score` must reach; score is "ratio" (peer's time over ours) or "ceiling" (part
+    of the ceiling).
     """
 
     id: str
