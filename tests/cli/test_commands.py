@@ -108,7 +108,8 @@ def test_signal_stops_embed_and_the_same_command_goes_on(
     """The child is stopped from inside its run, after the first of two parts; then it is run again."""
     out = tmp_path / "e.parquet"
     script = (
-        "import os, sys, time, xecg.io\n"
+        "import os, signal, sys, time, xecg.io\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit it ignored
         "from xecg.cli import main\n"
         "from xecg.model import archive_inputs\n"
         "archive_inputs._PART_RECORDS = 2\n"
