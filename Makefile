@@ -8,7 +8,7 @@ BUILD_TOOLS := "setuptools>=77" wheel "pybind11>=2.13" "cmake>=3.25" ninja
 CONSTRAIN := -c requirements/ci.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: venv demo test test-full test-oracles sanitize bench bench-cpu gpu-check lint format clean
+.PHONY: venv demo test test-full test-oracles sanitize bench gpu-check lint format clean
 
 venv:
 	@if [ "$$(cat $(STAMP) 2>/dev/null)" != "$(KEY)" ]; then $(MAKE) --no-print-directory $(VENV)/rebuild; fi
@@ -45,8 +45,12 @@ sanitize: venv
 	  for case in $$(build/sanitize-$$kind/xecg_tests); do build/sanitize-$$kind/xecg_tests $$case || exit 1; done || exit 1; \
 	done
 
-bench bench-cpu: venv
-	@$(PY) -m bench cpu --json bench/results/cpu.json
+# Each suite beside its peers, which are installed here once.
+.PHONY: bench-cpu bench-frontend bench-embed bench-stream
+bench: bench-cpu bench-frontend bench-embed bench-stream
+bench-cpu bench-frontend bench-embed bench-stream: bench-%: venv
+	@test -e $(VENV)/.bench || { $(PY) -m pip install -q $(CONSTRAIN) -e ".[bench]" --no-build-isolation && touch $(VENV)/.bench; }
+	@$(PY) -m bench run $* --json bench/results/$*.json
 
 gpu-check: venv
 	@$(PY) -m pytest -m gpu

@@ -1,1 +1,4 @@
-"""Throughput of xecg beside its peers. `python -m bench cpu --json FILE` measures, `python -m bench check FILE` lists missed bars."""
+"""Throughput of xecg beside its peers.
+
+`python -m bench run SUITE --json FILE` measures, `python -m bench check FILE` lists missed bars.
+"""

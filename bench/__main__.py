@@ -7,29 +7,36 @@ from pathlib import Path
 
 import click
 
+from bench.registry import SUITES
+
 
 @click.group()
 def main() -> None:
     """Throughput of xecg beside its peers."""
 
 
-@main.command()
+@main.command("run")
+@click.argument("suite", type=click.Choice(list(SUITES)))
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--only", default="", help="Entries whose id contains this text.")
-@click.option("--seconds", default=1.0, show_default=True, help="Time for each function of an entry.")
-def cpu(out: Path | None, only: str, seconds: float) -> None:
-    """CPU kernels: ours, peers, fraction of the ceiling measured in the same run."""
-    from bench.harness import ceilings, measure
+@click.option("--seconds", default=1.0, show_default=True, help="Time for each function of a timed entry.")
+def run_suite(suite: str, out: Path | None, only: str, seconds: float) -> None:
+    """Ours, peers that are installed, and the fraction of the ceiling measured in the same run."""
+    from bench.harness import Bench, ceilings, measure, value_row
     from bench.registry import entries
 
     limits = ceilings(1)
     click.echo(f"ceilings, 1 thread: {limits.gemm / 1e9:.1f} GFLOP/s, copy {limits.copy / 1e9:.1f} GB/s")
     rows = []
-    for make in entries():
-        for bench in make():
-            if only in bench.id:
-                rows.append(measure(bench, limits if bench.threads == 1 else ceilings(bench.threads), seconds=seconds))
-                click.echo(_line(rows[-1]))
+    for make in entries(suite):
+        for entry in make():
+            if only not in entry.id:
+                continue
+            if isinstance(entry, Bench):
+                rows.append(measure(entry, limits if entry.threads == 1 else ceilings(entry.threads), seconds=seconds))
+            else:
+                rows.append(value_row(entry))
+            click.echo(_line(rows[-1]))
     if out is not None:
         from xecg.io.atomic import write_json
 
@@ -94,9 +101,12 @@ def readme() -> None:
 
 
 def _line(row: dict) -> str:
+    bar = "" if row["bar"] is None else f"bar {row['bar']} ({row['score']}): {'met' if row['met'] else 'NOT MET'}"
+    if "value" in row:
+        beside = ", ".join(f"{name} {value:.4g}" for name, value in row["peers"].items())
+        return f"{row['id']:44s} {row['value']:9.4g} {row['unit']:12s} {beside:40s} {bar}"
     peer = f"{row['ratio']:6.2f}x {row['peer']}" if row["peer"] else "no peer"
     part = f"{100 * row['ceiling_fraction']:5.1f} % of {row['ceiling']}" if row["ceiling_fraction"] else ""
-    bar = "" if row["bar"] is None else f"bar {row['bar']} ({row['score']}): {'met' if row['met'] else 'NOT MET'}"
     return f"{row['id']:44s} {row['time_s'] * 1e3:9.4f} ms  {peer:32s} {part:20s} {bar}"
 
 

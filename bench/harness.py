@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Bench", "Ceilings", "ceilings", "measure"]
+__all__ = ["Bench", "Ceilings", "Measure", "ceilings", "measure", "value_row"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +44,26 @@ class Bench:
     aim: float | None = None
     threads: int = 1
     against: str | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row that is a value and not a ratio of times: a memory peak, a latency percentile, a sensitivity.
+
+    run: the value, in `unit`; it raises where the work was wrong. bar, aim: a lower bound, or an upper one with `at_most`.
+    peers: name → the same figure of somebody else's work, shown beside it.
+    """
+
+    id: str
+    op: str
+    shape: str
+    unit: str
+    run: Callable[[], float]
+    peers: dict[str, Callable[[], float]] = field(default_factory=dict)
+    bar: float | None = None
+    aim: float | None = None
+    at_most: bool = False
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,6 +161,38 @@ def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0) -> dict[str
         "met": None if bench.bar is None or value is None else bool(value >= bench.bar),
         "ceiling": bench.bound,
         "ceiling_fraction": fraction,
+        "flops": bench.flops,
+        "bytes": bench.bytes,
+        **_provenance(),
+    }
+
+
+def value_row(measured: Measure) -> dict[str, Any]:
+    """Take one value and score it; the fields are those of a timed row that have a meaning here, with `value` and `unit`."""
+    torch.set_num_threads(measured.threads)
+    _set_own_threads(measured.threads)
+    value = measured.run()
+    met = None
+    if measured.bar is not None:
+        met = value <= measured.bar if measured.at_most else value >= measured.bar
+    return {
+        "id": measured.id,
+        "op": measured.op,
+        "shape": measured.shape,
+        "threads": measured.threads,
+        "value": value,
+        "unit": measured.unit,
+        "peers": {name: run() for name, run in measured.peers.items()},
+        "score": "at most" if measured.at_most else "at least",
+        "bar": measured.bar,
+        "aim": measured.aim,
+        "met": met,
+        **_provenance(),
+    }
+
+
+def _provenance() -> dict[str, str]:
+    return {
         "machine": machine(),
         "torch": torch.__version__,
         "commit": commit(),

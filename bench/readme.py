@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.registry import SUITES
+
 __all__ = ["README", "rendered"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,18 +28,35 @@ def rendered(text: str) -> str:
     return _BLOCK.sub(block, text)
 
 
-def _cpu(result: dict[str, Any]) -> str:
+def _suite(result: dict[str, Any]) -> str:
+    timed = [row for row in result["rows"] if "value" not in row]
+    values = [row for row in result["rows"] if "value" in row]
+    first, limits = result["rows"][0], result["ceilings"]
+    note = (
+        f"On {first['machine']}, torch {first['torch']}; ceilings of the same run: {limits['gemm_flops'] / 1e9:.0f} GFLOP/s "
+        f"(float32 matrix product), {limits['copy_bytes'] / 1e9:.1f} GB/s (copy).\n"
+    )
+    return "\n".join([table(rows) for table, rows in ((_timed, timed), (_values, values)) if rows] + [note])
+
+
+def _bar(row: dict[str, Any]) -> str:
+    return "" if row["bar"] is None else f"{row['bar']:g} ({row['score']}): {'met' if row['met'] else 'not met'}"
+
+
+def _timed(rows: list[dict[str, Any]]) -> str:
     lines = ["| work (B:T:size) | best peer | times faster | of the ceiling | bar |", "|---|---|---|---|---|"]
-    for row in result["rows"]:
-        bar = "" if row["bar"] is None else f"{row['bar']:g} ({row['score']}): {'met' if row['met'] else 'not met'}"
+    for row in rows:
         part = f"{100 * row['ceiling_fraction']:.0f} % of {row['ceiling']}" if row["ceiling_fraction"] else ""
         ratio = f"{row['ratio']:.1f}" if row["ratio"] else ""
-        lines.append(f"| {row['id']} {row['dtype']} | {row['peer'] or ''} | {ratio} | {part} | {bar} |")
-    first, limits = result["rows"][0], result["ceilings"]
-    lines.append(
-        f"\nOn {first['machine']}, torch {first['torch']}; ceilings of the same run: {limits['gemm_flops'] / 1e9:.0f} GFLOP/s "
-        f"(float32 matrix product), {limits['copy_bytes'] / 1e9:.1f} GB/s (copy)."
-    )
+        lines.append(f"| {row['id']} {row['dtype']} | {row['peer'] or ''} | {ratio} | {part} | {_bar(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(rows: list[dict[str, Any]]) -> str:
+    lines = ["| work | value | unit | beside it | bar |", "|---|---|---|---|---|"]
+    for row in rows:
+        beside = ", ".join(f"{name} {value:.4g}" for name, value in row["peers"].items())
+        lines.append(f"| {row['id']} | {row['value']:.4g} | {row['unit']} | {beside} | {_bar(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -51,4 +70,4 @@ def _benchecg(result: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{result['note']}\n"
 
 
-_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"cpu": _cpu, "benchecg": _benchecg}
+_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {**dict.fromkeys(SUITES, _suite), "benchecg": _benchecg}

@@ -1,19 +1,26 @@
-"""The one list of entries: each module of bench.ops and bench.jobs offers `entries() -> list[Bench]`."""
+"""The one list of entries: each module of a suite's folders offers `entries()`, makers of timed rows and of measured values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from bench.harness import Bench
+from bench.harness import Bench, Measure
 
-__all__ = ["entries"]
+__all__ = ["SUITES", "entries"]
+
+SUITES = {  # suite → folders under bench/
+    "cpu": ("ops", "jobs"),
+    "frontend": ("frontend",),
+    "embed": ("embed",),
+    "stream": ("stream",),
+}
 
 
-def entries() -> Iterator[Callable[[], list[Bench]]]:
+def entries(suite: str) -> Iterator[Callable[[], Sequence[Bench | Measure]]]:
     """Makers of entries, so that the data of one table entry is not held while another is timed."""
-    for folder in ("ops", "jobs"):
+    for folder in SUITES[suite]:
         for path in sorted((Path(__file__).parent / folder).glob("*.py")):
             if path.stem != "__init__":
                 yield import_module(f"bench.{folder}.{path.stem}").entries

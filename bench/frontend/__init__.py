@@ -1,0 +1,1 @@
+"""One file per op, same name as its kernel."""
