@@ -23,6 +23,7 @@ PROTOCOLS = {
     "few-1": "linear probe, 1 % of the labels",
     "few-10": "linear probe, 10 % of the labels",
 }
+_NO_NEIGHBOURS = {"survival": "neighbours have no hazard", "panel": "neighbours do not answer every question"}
 _FRACTION = {"few-1": 0.01, "few-10": 0.10}
 
 
@@ -46,8 +47,8 @@ def unsuited(task: Task, adapter: Adapter, protocol: str = "probe") -> str | Non
     """Why this adapter cannot be asked this task by this protocol; None when it can."""
     if task.kind == "peaks" and protocol != "probe":
         return f"a peaks task has only the linear probe, not {PROTOCOLS[protocol]}"
-    if task.kind == "survival" and protocol == "knn":
-        return "neighbours have no hazard: a survival task has no k nearest neighbours"
+    if task.kind in _NO_NEIGHBOURS and protocol == "knn":
+        return f"a {task.kind} task has no k nearest neighbours: {_NO_NEIGHBOURS[task.kind]}"
     if task.kind != "peaks" and hasattr(adapter, "peaks_s"):
         return f"{adapter.id} finds peaks and has no features; {task.id} asks for something else"
     return None

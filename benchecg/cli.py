@@ -96,10 +96,9 @@ def _print_json(value: Any) -> None:
 def list_(data: str | None, as_json: bool) -> None:
     """Tasks with the state of their data, and models."""
     from benchecg.models import MODELS
-    from benchecg.tasks import SUITE, load_task, task_ids
+    from benchecg.tasks import load_task, task_ids
 
     tasks = [load_task(i) for i in task_ids()]
-    absent = [f"{n} {title}" for n, title in SUITE.items() if n not in {t.suite for t in tasks}]
     states = _states(tasks, data)
     if as_json:
         rows = [
@@ -107,13 +106,11 @@ def list_(data: str | None, as_json: bool) -> None:
              "state": states[t.id]}
             for t in tasks
         ]  # fmt: skip
-        _print_json({"tasks": rows, "suite_tasks_not_built": absent, "models": MODELS})
+        _print_json({"tasks": rows, "models": MODELS})
         return
     for t in tasks:
         dataset = f"{t.dataset.name}, {t.dataset.access}"
         click.echo(f"{t.id:<18} {t.suite or '':<4} {states[t.id]:<12} {t.title} ({t.metric}; {dataset})")
-    if absent:
-        click.echo(f"not built yet, so there is no BenchECG score: {', '.join(absent)}")
     click.echo("")
     for name, about in MODELS.items():
         click.echo(f"{name:<18} {about}")

@@ -48,7 +48,7 @@ def _runs_of(root: Path, model: str) -> dict[str, Path]:
 
 def _row(a: Predictions, b: Predictions) -> dict[str, Any]:
     facts = a.facts
-    same = all(np.array_equal(x, y) for x, y in zip(a.asked(), b.asked()))
+    same = all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in zip(a.asked(), b.asked()))
     if not same or (a.facts.task, a.facts.version) != (b.facts.task, b.facts.version):
         raise SpecError(
             f"the runs of {facts.task} were not scored on the same units; run both models on the same data and task version"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchecg.tasks import SUITE
+from benchecg.tasks import PARTS, SUITE
 from xecg.errors import ReadError
 
 __all__ = ["FORMAT", "Result", "find_results", "read_result", "suite_score", "write_result"]
@@ -180,19 +180,30 @@ def find_results(root: Path) -> list[Path]:
 def suite_score(results: list[Result]) -> dict[str, Any]:
     """The published BenchECG score of one model's results, or why there is none.
 
-    The mean over all ten tasks of the corrected headline metric (1 - RSMAPE for age). A missing task, a subset or synthetic
-    data makes it None; the reference code would take the mean over what is there.
+    The mean over all ten tasks of the corrected headline metric (1 - RSMAPE for age, of the mean over its three test sets). A
+    missing task, a subset or synthetic data makes it None; the reference code would take the mean over what is there, which is
+    given as `partial_score`.
     """
+    by_task = {r.task["id"]: r for r in results if r.task["suite"]}
     values, missing = {}, []
-    by_suite = {r.task["suite"]: r for r in results if r.task["suite"]}
     for number, title in SUITE.items():
-        result = by_suite.get(number)
-        value = result.headline["value"] if result is not None and result.headline is not None else None
-        if result is None or value is None:
-            missing.append(f"{number} {title}: not run")
-        elif not result.data["complete"] or result.task["synthetic"]:
-            missing.append(f"{number} {title}: run on a subset")
+        parts = PARTS.get(number) or tuple(i for i, r in by_task.items() if r.task["suite"] == number)[:1] or (None,)
+        found = [_suite_value(by_task.get(i)) for i in parts]
+        known = [value for value in found if isinstance(value, float)]
+        if len(known) == len(parts):
+            values[number] = sum(known) / len(known)
         else:
-            values[number] = value if result.task["higher_is_better"] else 1 - value
-    total = sum(values.values()) / len(SUITE) if not missing else None
-    return {"score": total, "n_tasks": len(values), "of": len(SUITE), "missing": missing}
+            missing.append(f"{number} {title}: {next(value for value in found if isinstance(value, str))}")
+    partial = sum(values.values()) / len(values) if values else None
+    score = None if missing else partial
+    return {"score": score, "partial_score": partial, "n_tasks": len(values), "of": len(SUITE), "missing": missing}
+
+
+def _suite_value(result: Result | None) -> float | str:
+    """What a task adds to the score, or why nothing."""
+    value = result.headline["value"] if result is not None and result.headline is not None else None
+    if result is None or value is None:
+        return "not run"
+    if not result.data["complete"] or result.task["synthetic"]:
+        return "run on a subset"
+    return float(value if result.task["higher_is_better"] else 1 - value)

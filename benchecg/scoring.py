@@ -40,7 +40,7 @@ def _members(p: Predictions) -> dict[str, np.ndarray]:
         return {p.facts.classes[1]: p.y[:, 1] == 1}
     if p.facts.kind == "peaks":
         return {p.facts.classes[0]: p.y == 1}
-    if p.facts.kind == "multilabel":
+    if p.facts.kind in ("multilabel", "panel"):
         return {name: p.y[:, i] == 1 for i, name in enumerate(p.facts.classes)}
     return {name: p.y == i for i, name in enumerate(p.facts.classes)}
 

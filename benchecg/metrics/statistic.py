@@ -17,9 +17,9 @@ from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression
 from benchecg.metrics.survival import concordance_many
 from xecg.errors import SpecError
 
-__all__ = ["KINDS", "Statistic", "predicted_class", "statistic"]
+__all__ = ["KINDS", "Statistic", "predicted_class", "questions", "statistic"]
 
-KINDS = ("multiclass", "multilabel", "binary", "regression", "peaks", "survival")
+KINDS = ("multiclass", "multilabel", "panel", "binary", "regression", "peaks", "survival")
 
 _CELLS = 4_000_000  # weights held at once while an AUROC is resampled: 32 MB of float64
 
@@ -59,7 +59,8 @@ def statistic(
     """The metrics of a task kind over n units.
 
     truth: class index (n,) for "multiclass", 0/1 (n,) for "binary", 0/1 (n, C) for "multilabel", numbers (n,) for "regression",
-    time and event (n, 2) for "survival".
+    time and event (n, 2) for "survival". A "panel" is several questions with classes of their own, named "question/class": 0/1
+    (n, C), NaN in all columns of a question that a unit does not answer.
     score: (n, C), or (n,) where the answer is one number. valid: bool (n,). cluster: int (n,) from 0, the patient of each unit.
     class_sets: extra macro-F1 names → the classes they keep: only units of these true classes count, and a prediction outside
     the set is an error of the true class. For "peaks" a row is a true peak (truth 1) or a found one (truth 0), at `time_s` (s)
@@ -89,7 +90,17 @@ def statistic(
         return _labels(truth[:, None], score[:, None], cluster, n_clusters, ())
     if kind == "multilabel":
         return _labels(truth, score, cluster, n_clusters, classes)
+    if kind == "panel":
+        return _panel(truth, score, cluster, n_clusters, classes)
     raise SpecError(f"task kind is {kind!r}; needed one of {', '.join(KINDS)}")
+
+
+def questions(classes: tuple[str, ...]) -> dict[str, list[int]]:
+    """Question of a panel → its columns, from class names "question/class"."""
+    columns: dict[str, list[int]] = {}
+    for i, name in enumerate(classes):
+        columns.setdefault(name.rpartition("/")[0], []).append(i)
+    return columns
 
 
 def _multiclass(
@@ -158,3 +169,25 @@ def _labels(
         return np.concatenate(blocks)
 
     return Statistic(tuple(names), n_clusters, values)
+
+
+def _panel(
+    truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, n_clusters: int, classes: tuple[str, ...]
+) -> Statistic:
+    """One-vs-rest AUROC of each class over the units that answer its question; their mean per question; the mean of those."""
+    asked = questions(classes)
+    names = ("mean_auroc", *(f"auroc/{q}" for q in asked), *(f"auroc/{c}" for c in classes))
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        step = max(1, _CELLS // max(1, len(cluster)))
+        blocks = []
+        for start in range(0, len(weights), step):
+            each = np.empty((len(weights[start : start + step]), len(classes)))
+            for c in range(len(classes)):
+                rows = ~np.isnan(truth[:, c])
+                each[:, c] = auroc(truth[rows, c], score[rows, c], weights[start : start + step, cluster[rows]])
+            per = np.stack([macro(each[:, columns]) for columns in asked.values()], 1)
+            blocks.append(np.column_stack([macro(per), per, each]))
+        return np.concatenate(blocks)
+
+    return Statistic(names, n_clusters, values)

@@ -37,7 +37,7 @@ def _rank(text: str) -> bytes:
 
 def _positives(task: Task, data: TaskData) -> list[np.ndarray]:
     """Per class the units that show it; nothing for a number."""
-    if task.kind == "multilabel":
+    if task.kind in ("multilabel", "panel"):
         return [data.label[:, c] == 1 for c in range(len(task.classes))]
     if task.kind in ("multiclass", "binary"):
         return [data.label == c for c in range(len(task.classes))]

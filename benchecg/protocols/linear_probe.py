@@ -2,7 +2,8 @@
 
 Features are standardised with the training units' mean and deviation. C is chosen on the validation units by the task's own
 metric (ties: the smaller C), then the head is fitted again on train and validation together, and applied to the test units once.
-Logistic regression (scikit-learn, lbfgs, L2, no class weights); one head per label for multilabel; ridge with alpha = 1/C for a
+Logistic regression (scikit-learn, lbfgs, L2, no class weights); one head per label for multilabel, one per question, on the units
+that answer it, for a panel; ridge with alpha = 1/C for a
 number, a Cox head with that penalty for survival. Every
 fit starts from 0 and runs to its own tolerance; nothing is random.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchecg.metrics import statistic
+from benchecg.metrics import questions, statistic
 from benchecg.protocols.cox import CoxRidge
 from benchecg.tasks.base import Task
 from xecg.errors import SpecError
@@ -65,7 +66,7 @@ def linear_probe(
     chosen = best_setting(validation, higher_is_better=task.higher_is_better, fallback=_FALLBACK_C)
     both = fit | choose if refit else fit
     centre, scale = _standard(features[both])
-    head = _Head(task.kind, len(task.classes))
+    head = _head(task)
     converged = head.fit(chosen, (features[both] - centre) / scale, label[both])
     score = head.score((features[test] - centre) / scale).astype(np.float32)
     return Probe(score, chosen, {f"{c:g}": v for c, v in validation.items()}, converged, int(both.sum()))
@@ -76,7 +77,7 @@ def _validate(
 ) -> dict[float, float | None]:
     centre, scale = _standard(features[fit])
     x, x_val = (features[fit] - centre) / scale, (features[val] - centre) / scale
-    head, result = _Head(task.kind, len(task.classes)), {}
+    head, result = _head(task), {}
     for c in C_GRID:
         head.fit(c, x, label[fit])
         result[c] = metric_of(task, label[val], head.score(x_val), valid[val])
@@ -109,12 +110,44 @@ def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.mean(0, dtype=np.float64), np.where(scale > 1e-12, scale, 1.0)
 
 
+def _head(task: Task) -> _Head | _PanelHead:
+    return _PanelHead(task.classes) if task.kind == "panel" else _Head(task.kind, len(task.classes))
+
+
+class _PanelHead:
+    """A multiclass head per question, fitted on the units that answer it; scores are log-probabilities within the question."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self._columns = list(questions(classes).values())
+        self._heads = [_Head("multiclass", len(columns)) for columns in self._columns]
+
+    def fit(self, c: float, x: np.ndarray, y: np.ndarray) -> bool:
+        """Fit on x (n, D), y (n, C) with NaN; a question that nobody answers stays at equal scores."""
+        fitted = []
+        for head, columns in zip(self._heads, self._columns):
+            rows = ~np.isnan(y[:, columns[0]])
+            fitted.append(not rows.any() or head.fit(c, x[rows], y[rows][:, columns].argmax(1)))
+        return all(fitted)
+
+    def score(self, x: np.ndarray) -> np.ndarray:
+        """(n, C)."""
+        from scipy.special import log_softmax
+
+        parts = [h.score(x) if h.fitted else np.zeros((len(x), len(c))) for h, c in zip(self._heads, self._columns)]
+        return np.concatenate([log_softmax(part, axis=1) for part in parts], 1)
+
+
 class _Head:
     """The linear model of a task kind."""
 
     def __init__(self, kind: str, n_classes: int) -> None:
         self._kind, self._n_classes = kind, n_classes
         self._models: list[Any] = []
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` was called."""
+        return bool(self._models)
 
     def fit(self, c: float, x: np.ndarray, y: np.ndarray) -> bool:
         """Fit on x (n, D), y; returns whether the solver converged."""

@@ -98,8 +98,8 @@ class TaskData:
 
     record: int (n,), index into `records` of each unit, ascending. time_s: float64 (n,), NaN when the unit is the whole record,
     else the instant (s from the record's start) whose token is scored. label: (n,) class index, 0/1 or number; (n, C) for
-    multilabel; time and event (n, 2) for survival. complete: all records of the full release are here. files: what the data hash
-    covers. notes: for the reader.
+    multilabel; the same with NaN where a question of a panel is not answered; time and event (n, 2) for survival. complete: all
+    records of the full release are here. files: what the data hash covers. notes: for the reader.
     span_s: 0, or the length of a unit: then the mean of the tokens that start in [time_s, time_s + span_s) is scored, or the token
     that holds its middle where none does. read: makes the Recording of a record that `xecg.read` would not take as it is.
     """
@@ -164,8 +164,8 @@ class Task:
         label = data.label[data.in_split(*splits)]
         if self.kind == "regression":
             return {"units": len(label)}
-        if self.kind == "multilabel":
-            return dict(zip(self.classes, (int(n) for n in label.sum(0))))
+        if self.kind in ("multilabel", "panel"):
+            return dict(zip(self.classes, (int(n) for n in (label == 1).sum(0))))
         if self.kind == "survival":
             return {"units": len(label), self.classes[1]: int(label[:, 1].sum())}
         if self.kind == "peaks":

@@ -6,19 +6,16 @@ admitted, until the last exam. The time is counted in days from the exam and div
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections.abc import Callable, Iterator
-from datetime import datetime
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from benchecg.tasks import _code15_hdf5 as code15
+from benchecg.tasks import _mimic
 from benchecg.tasks.base import Dataset, Record, Task, TaskData, hash_fraction
 from benchecg.tasks.open_survival import first_outcomes
-from xecg.errors import ReadError
 from xecg.signal import Recording
 
 __all__ = ["TASK"]
@@ -28,56 +25,37 @@ _DATASET = Dataset(
     version="Zenodo 4916206; MIMIC-IV-ECG 1.0, MIMIC-IV-ECG-ICD, MIMIC-IV hosp",
     folder="mimic-iv-ecg",
     licence="CC BY 4.0 (CODE-15 %); ODbL 1.0 (MIMIC-IV-ECG); PhysioNet credentialed licence (MIMIC-IV, its ECG labels)",
-    size="CODE-15 % in code-15/; 800,035 records in files/, about 90 GB; records_w_diag_icd10.csv, patients.csv.gz, admissions.csv.gz",
+    size=f"CODE-15 % in code-15/; {_mimic.SIGNALS}; {_mimic.LABELS}, patients.csv.gz, admissions.csv.gz",
     url="https://physionet.org/content/mimic-iv-ecg/1.0/, https://physionet.org/content/mimiciv/ and "
     "https://physionet.org/content/mimic-iv-ecg-ext-icd-labels/",
     access="open signals, credentialed labels",
 )
-_LABELS, _PATIENTS, _ADMISSIONS = "records_w_diag_icd10.csv", "patients.csv.gz", "admissions.csv.gz"
-_TEST_FOLD = "19"
+_PATIENTS, _ADMISSIONS = "patients.csv.gz", "admissions.csv.gz"
 _VAL = 0.20  # of the CODE-15 % patients
 _FOLLOWED_DAYS, _DAYS_A_YEAR = 365.0, 365.0
 
 
-def _rows(path: Path, *columns: str) -> Iterator[dict[str, str]]:
-    with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as handle:
-        reader = csv.DictReader(handle)
-        absent = [c for c in columns if c not in (reader.fieldnames or ())]
-        if absent:
-            raise ReadError(str(path), "columns", ", ".join(reader.fieldnames or ()), f"needed {', '.join(absent)}")
-        yield from reader
-
-
-def _day(text: str, path: Path) -> float:
-    """Days since year 1 of a date, with or without a time of day."""
-    try:
-        at = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise ReadError(str(path), "date", repr(text), "needed YYYY-MM-DD, with or without hh:mm:ss") from None
-    return at.toordinal() + (at.hour * 3600 + at.minute * 60 + at.second) / 86_400
-
-
-def _mimic(folder: Path) -> tuple[list[tuple[Record, tuple[float, int]]], int, int]:
+def _tested(folder: Path) -> tuple[list[tuple[Record, tuple[float, int]]], int, int]:
     """First exam of each patient of the test fold, with years and death; how many have no time after it; how many no signal."""
     died = {
-        r["subject_id"]: _day(r["dod"], folder / _PATIENTS)
-        for r in _rows(folder / _PATIENTS, "subject_id", "dod")
+        r["subject_id"]: _mimic.instant(r["dod"], folder / _PATIENTS)
+        for r in _mimic.rows(folder / _PATIENTS, "subject_id", "dod")
         if r["dod"]
     }
     left: dict[str, float] = {}
-    for row in _rows(folder / _ADMISSIONS, "subject_id", "dischtime"):
+    for row in _mimic.rows(folder / _ADMISSIONS, "subject_id", "dischtime"):
         if row["dischtime"]:
-            day = _day(row["dischtime"], folder / _ADMISSIONS)
+            day = _mimic.instant(row["dischtime"], folder / _ADMISSIONS)
             left[row["subject_id"]] = max(day, left.get(row["subject_id"], day))
     exams: dict[str, list[tuple[float, str, str]]] = {}
-    for row in _rows(folder / _LABELS, "file_name", "study_id", "subject_id", "ecg_time", "fold"):
-        if row["fold"].partition(".")[0] == _TEST_FOLD:
-            exam = (_day(row["ecg_time"], folder / _LABELS), row["study_id"], row["file_name"])
+    for row in _mimic.rows(folder / _mimic.LABELS, "file_name", "study_id", "subject_id", "ecg_time", "fold"):
+        if _mimic.fold_split(row["fold"]) == "test":
+            exam = (_mimic.instant(row["ecg_time"], folder / _mimic.LABELS), row["study_id"], row["file_name"])
             exams.setdefault(row["subject_id"], []).append(exam)
     kept, timeless, absent = [], 0, 0
     for subject, each in sorted(exams.items()):
         day, study, name = min(each)
-        path = folder / f"{name[name.index('files/') :] if 'files/' in name else name}.hea"
+        path = _mimic.header(folder, name)
         end = died.get(subject, left[subject] + _FOLLOWED_DAYS if subject in left else max(each)[0])
         timeless += end <= day
         absent += end > day and not path.is_file()
@@ -89,7 +67,7 @@ def _mimic(folder: Path) -> tuple[list[tuple[Record, tuple[float, int]]], int, i
 
 
 def _load(root: Path) -> TaskData:
-    folder = _DATASET.find(root, _LABELS, _PATIENTS, _ADMISSIONS)
+    folder = _DATASET.find(root, _mimic.LABELS, _PATIENTS, _ADMISSIONS)
     rows, files = code15.exams(root, "death", "timey")
     known, at = [], {}
     for row, outcome in first_outcomes(rows):
@@ -98,7 +76,7 @@ def _load(root: Path) -> TaskData:
         record = Record(f"code-15/{row['exam_id']}", f"code-15 {row['patient_id']}", split, part)
         known.append((record, outcome))
         at[record.id] = int(row["row"])
-    tested, timeless, absent = _mimic(folder)
+    tested, timeless, absent = _tested(folder)
     records = tuple(record for record, _ in (*known, *tested))
     signals = [f for r, _ in tested for f in (r.path, r.path.with_suffix(".dat")) if f.is_file()]
     notes = (
@@ -117,7 +95,7 @@ def _load(root: Path) -> TaskData:
         time_s=np.full(len(records), np.nan),
         label=np.array([outcome for _, outcome in (*known, *tested)], dtype=float).reshape(-1, 2),
         complete=code15.is_complete(rows) and not absent,
-        files=(*files, *(folder / name for name in (_LABELS, _PATIENTS, _ADMISSIONS)), *signals),
+        files=(*files, *(folder / name for name in (_mimic.LABELS, _PATIENTS, _ADMISSIONS)), *signals),
         notes=tuple(notes),
         read=partial(_read, code15.reader(at), at),
     )

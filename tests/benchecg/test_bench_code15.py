@@ -173,6 +173,13 @@ def test_mimic_outcomes_are_death_discharge_and_a_year_or_the_last_exam(small_mi
     assert {r.split for r in data.records} == {"train", "val", "test"} and not data.complete
 
 
+def test_age_on_mimic_tests_every_aged_exam(small_mimic):
+    data = load_data(load_task("age-mimic"), small_mimic).data
+    test = data.in_split("test")
+    assert test.sum() == 7 and set(data.label[test]) == {60.0} and not data.complete
+    assert {r.patient for r, t in zip(data.records, test) if t} == {f"mimic {i}" for i in range(1, 6)}
+
+
 def test_mimic_says_which_credentialed_file_is_missing_and_what_is_no_date(small_mimic):
     folder = small_mimic / "mimic-iv-ecg"
     text = gzip.decompress((folder / "patients.csv.gz").read_bytes()).decode()

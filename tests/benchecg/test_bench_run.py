@@ -273,13 +273,20 @@ def test_suite_score_is_refused_until_all_ten_tasks_ran_on_full_data(mit, tmp_pa
     result = run(mit, MeanAdapter(), out=tmp_path, resamples=20)
     suite = suite_score([result])
     assert suite["score"] is None and suite["n_tasks"] == 1 and len(suite["missing"]) == 9
-    ten = [replace(result, task={**result.task, "suite": f"T{i}"}) for i in range(1, 11)]
-    assert suite_score(ten)["score"] == pytest.approx(result.headline["value"])
-    age = replace(ten[7], task={**ten[7].task, "higher_is_better": False})  # 1 - RSMAPE
+    nine = [
+        replace(result, task={**result.task, "id": f"task-{i}", "suite": f"T{i}"}) for i in (1, 2, 3, 4, 5, 6, 7, 9, 10)
+    ]
+    ages = [
+        replace(result, task={**result.task, "id": f"age-{of}", "suite": "T8", "higher_is_better": False})
+        for of in ("mimic", "ptbxl", "cpsc")
+    ]  # 1 - RSMAPE
     value = result.headline["value"]
-    assert suite_score([*ten[:7], age, *ten[8:]])["score"] == pytest.approx((9 * value + 1 - value) / 10)
-    part = replace(ten[0], data={**ten[0].data, "complete": False})
-    assert suite_score([part, *ten[1:]])["missing"] == ["T1 PTB-XL superclass: run on a subset"]
+    assert suite_score([*nine, *ages])["score"] == pytest.approx((9 * value + 1 - value) / 10)
+    without = suite_score([*nine, *ages[:2]])
+    assert without["score"] is None and without["missing"] == ["T8 Age (MIMIC-IV-ECG, PTB-XL, CPSC2018): not run"]
+    assert without["partial_score"] == pytest.approx(value)
+    part = replace(nine[0], data={**nine[0].data, "complete": False})
+    assert suite_score([part, *nine[1:], *ages])["missing"] == ["T1 PTB-XL superclass: run on a subset"]
 
 
 @pytest.mark.parametrize(
