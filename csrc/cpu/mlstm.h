@@ -171,9 +171,18 @@ XECG_INLINE void mlstm_row(const MlstmGates& g, int64_t t, F body) {
     body(j, select(first_lanes(t - j + 1), weight_of(d - m), zero()), t - j + 1);
 }
 
-// S over the products P = q k^T in place, den and r; g.last receives the weights of the last row, `weights` scale A if wanted.
-inline void mlstm_table(const MlstmShape& s, const MlstmGates& g, int64_t steps, bool state, const float* q, const float* n,
-                        float* table, int64_t ld, float* weights = nullptr) {
+// q_t.n of float32 rows of q.
+struct MlstmQueryDot {
+    const float *q, *n;
+    int64_t DK;
+    float operator()(int64_t t) const { return dot(q + t * pitch(DK), n, DK); }
+};
+
+// S over the products P = q k^T in place, den and r; q_n(t) is q_t.n0. g.last receives the weights of the last row, `weights`
+// scale A if wanted.
+template <class F>
+inline void mlstm_table(const MlstmShape& s, const MlstmGates& g, int64_t steps, bool state, F q_n, float* table, int64_t ld,
+                        float* weights = nullptr) {
     const vec scale = set1(s.scale);
     for (int64_t t = 0; t < steps; ++t) {
         float* row = table + t * ld;
@@ -188,7 +197,7 @@ inline void mlstm_table(const MlstmShape& s, const MlstmGates& g, int64_t steps,
             if (weights) store(weights + t * ld + j, scale * weight);
         });
         if (!state) g.a[t] = 0.0f;
-        g.den[t] = sum(total) + (state ? s.scale * g.a[t] * dot(q + t * pitch(s.DK), n, s.DK) : 0.0f);
+        g.den[t] = sum(total) + (state ? s.scale * g.a[t] * q_n(t) : 0.0f);
     }
     for (int64_t t = 0; t < steps; t += W)
         store(g.r + t, set1(1.0f) / (max(load(g.low + t), abs(load(g.den + t))) + set1(s.eps)));
@@ -299,49 +308,74 @@ struct MlstmInputs {
           f(a.f, b, h, length, a.shape.reverse) {}
 };
 
+// The state of one (batch, head) between two chunks: C and n in scratch unless empty, and m.
+struct MlstmCarry {
+    float m;
+    bool state;
+};
+
+// Chunks of the steps from `start` to `length`.
 template <class T>
-inline void mlstm_forward_stream(const MlstmForward& a, int64_t b, int64_t head, const MlstmForwardScratch& w) {
+inline void mlstm_forward_steps(const MlstmForward& a, const MlstmInputs<T>& in, const Rows<T>& h, int64_t start, int64_t length,
+                                const MlstmForwardScratch& w, MlstmCarry& carry) {
     const MlstmShape& s = a.shape;
-    const int64_t length = s.lengths ? s.lengths[b] : s.T, stream = b * s.H + head;
     const int64_t lk = pitch(s.DK), lt = pitch(w.L);
-    const MlstmInputs<T> in(a, b, head, length);
-    const Rows<T> h(a.h, b, head, length, s.reverse);
-    float m = mlstm_first_m(s, a.m_in, stream);
-    bool state = a.C_in && m != minus_infinity;
-    if (state) {
-        mlstm_load_state(a.C_in + stream * s.DK * s.DV, s.DK, s.DV, w.C);
-        mlstm_load_state(a.n_in + stream * s.DK, 1, s.DK, w.n);
-    }
-    for (int64_t start = 0; start < length; start += w.L) {
+    for (; start < length; start += w.L) {
         const int64_t steps = min_of(w.L, length - start);
         copy_in(in.q.at(start), in.q.step, steps, s.DK, w.q);
         copy_in(in.k.at(start), in.k.step, steps, s.DK, w.k);
         copy_in(in.v.at(start), in.v.step, steps, s.DV, w.v);
-        m = mlstm_gates(s, in.i, in.f, start, steps, m, w.g);
+        carry.m = mlstm_gates(s, in.i, in.f, start, steps, carry.m, w.g);
         transpose(w.k, lk, steps, s.DK, w.kt, lt);
         mlstm_lower_product(w.q, lk, w.kt, lt, steps, s.DK, w.table);
-        mlstm_table(s, w.g, steps, state, w.q, w.n, w.table, lt);
-        mlstm_outputs(s, w, steps, state, h, start);
+        mlstm_table(s, w.g, steps, carry.state, MlstmQueryDot{w.q, w.n, s.DK}, w.table, lt);
+        mlstm_outputs(s, w, steps, carry.state, h, start);
         if (start + steps == length && !a.C_out) break;
         const float keep = w.g.a[steps - 1];
-        state ? scale_row(w.n, keep, s.DK) : clear_floats(w.n, lk);
+        carry.state ? scale_row(w.n, keep, s.DK) : clear_floats(w.n, lk);
         for (int64_t j = 0; j < steps; ++j) {
             scale_row(w.k + j * lk, w.g.last[j], s.DK);
             add_row(w.n, 1.0f, w.k + j * lk, s.DK);
         }
-        mlstm_accumulate(w.C, state ? w.C : nullptr, keep, w.k, w.v, steps, s.DK, s.DV);
-        state = true;
+        mlstm_accumulate(w.C, carry.state ? w.C : nullptr, keep, w.k, w.v, steps, s.DK, s.DV);
+        carry.state = true;
     }
-    clear_rows<T>(a.h, b, head, length, s.T, s.DV);
-    if (!a.C_out) return;
+}
+
+// The state before the first step, into scratch.
+inline MlstmCarry mlstm_begin(const MlstmForward& a, int64_t stream, float* C, float* n) {
+    const MlstmShape& s = a.shape;
+    const float m = mlstm_first_m(s, a.m_in, stream);
+    const bool state = a.C_in && m != minus_infinity;
     if (state) {
-        mlstm_store_state(w.C, s.DK, s.DV, a.C_out + stream * s.DK * s.DV);
-        mlstm_store_state(w.n, 1, s.DK, a.n_out + stream * s.DK);
+        mlstm_load_state(a.C_in + stream * s.DK * s.DV, s.DK, s.DV, C);
+        mlstm_load_state(a.n_in + stream * s.DK, 1, s.DK, n);
+    }
+    return {m, state};
+}
+
+// The state after the last step, to the caller.
+inline void mlstm_end(const MlstmForward& a, int64_t stream, const float* C, const float* n, MlstmCarry carry) {
+    const MlstmShape& s = a.shape;
+    if (!a.C_out) return;
+    if (carry.state) {
+        mlstm_store_state(C, s.DK, s.DV, a.C_out + stream * s.DK * s.DV);
+        mlstm_store_state(n, 1, s.DK, a.n_out + stream * s.DK);
     } else {
         __builtin_memset(a.C_out + stream * s.DK * s.DV, 0, size_t(s.DK * s.DV) * sizeof(float));
         __builtin_memset(a.n_out + stream * s.DK, 0, size_t(s.DK) * sizeof(float));
     }
-    a.m_out[stream] = m == minus_infinity ? mlstm_empty_m : m;
+    a.m_out[stream] = carry.m == minus_infinity ? mlstm_empty_m : carry.m;
+}
+
+template <class T>
+inline void mlstm_forward_stream(const MlstmForward& a, int64_t b, int64_t head, const MlstmForwardScratch& w) {
+    const MlstmShape& s = a.shape;
+    const int64_t length = s.lengths ? s.lengths[b] : s.T, stream = b * s.H + head;
+    MlstmCarry carry = mlstm_begin(a, stream, w.C, w.n);
+    mlstm_forward_steps<T>(a, MlstmInputs<T>(a, b, head, length), Rows<T>(a.h, b, head, length, s.reverse), 0, length, w, carry);
+    clear_rows<T>(a.h, b, head, length, s.T, s.DV);
+    mlstm_end(a, stream, w.C, w.n, carry);
 }
 
 // Floats of scratch, 64-byte aligned, for one call of the body.

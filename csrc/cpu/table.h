@@ -46,7 +46,7 @@ struct KernelTable {
     void (*mlstm_step)(const MlstmStep&, int64_t, int64_t);
 };
 
-// The fastest level that this machine runs and XECG_CPU_ISA (base | avx2 | avx512) allows. Chosen once.
+// The fastest level that this machine runs and XECG_CPU_ISA (base | avx2 | avx512 | amx) allows. Chosen once.
 const KernelTable& kernels();
 // Levels that this machine can run, slowest first.
 std::vector<std::string> isa_levels();

@@ -16,7 +16,16 @@ extern const KernelTable table;
 }
 #endif
 
+#ifdef XECG_AMX
+namespace amx {
+const KernelTable& table();
+}
+#endif
+
 inline const KernelTable& level(const std::string& isa) {
+#ifdef XECG_AMX
+    if (isa == "amx") return amx::table();
+#endif
 #ifdef XECG_X86
     if (isa == "avx512") return avx512::table;
     if (isa == "avx2") return avx2::table;

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.ops.harness import assert_half_parity, assert_parity, fast_backends, rerun_under_isa
-from tests.tolerances import FORWARD, FORWARD_EXTREME, GRADIENT, error
+from tests.tolerances import FORWARD, FORWARD_EXTREME, GRADIENT, HALF_RMS_FACTOR, error, rms_error
 from xecg import ops
 from xecg.errors import BackendError, ShapeError
 
@@ -41,6 +41,11 @@ def inputs(
     if lengths:
         made["lengths"] = torch.tensor([(7 * b + T // 2) % (T + 1) for b in range(B)], dtype=torch.int64)
     return made
+
+
+def _in_float64(call, made: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    with ops.use_backend("reference"):
+        return call(**{n: x.double() if x.is_floating_point() else x for n, x in made.items()})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -110,6 +115,83 @@ def test_parity_of_bfloat16(backend: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(2, 0, 1, 16, 16), (2, 1, 2, 4, 4), (1, 2, 2, 64, 64), (3, 7, 1, 16, 4), (2, 63, 1, 32, 64), (1, 64, 2, 128, 128),
+              (2, 65, 1, 4, 40), (2, 251, 2, 33, 31), (1, 1000, 1, 64, 64), (1, 130, 1, 256, 256), (1, 40, 1, 512, 512)],
+)  # fmt: skip
+def test_parity_of_bfloat16_output_and_its_float32_state(
+    backend: str, lengths: bool, reverse: bool, shape: tuple[int, ...]
+) -> None:
+    made = inputs(*shape, lengths=lengths)
+    half = {n: x.bfloat16() if n in "qkvif" else x for n, x in made.items()}
+    exact, *state = _in_float64(mlstm(reverse=reverse), half)
+    with ops.use_backend(backend):
+        h, *found = mlstm(reverse=reverse)(**half)
+    assert h.dtype == torch.bfloat16
+    if h.numel():
+        assert rms_error(h, exact) <= HALF_RMS_FACTOR * rms_error(exact.bfloat16(), exact) + 1e-12
+    for a, b in zip(found, state):
+        assert error(a, b) <= FORWARD
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gate", ["exp", "sig"])
+@pytest.mark.parametrize("size", [None, 1, 20, 33, 100])
+def test_parity_of_bfloat16_with_harsh_gates_whatever_the_chunk_size(backend: str, gate: str, size: int | None) -> None:
+    made = inputs(2, 130, 2, 16, 24, gates=15.0)
+    made["i"][0, :4], made["f"][0, 30], made["f"][1, 64] = -torch.inf, -torch.inf, torch.inf
+    made["m"][:, 1], made["C"][:, 1], made["n"][:, 1] = LOWEST, torch.nan, torch.inf
+    half = {n: x.bfloat16() if n in "qkv" else x for n, x in made.items()}
+    if gate == "sig":  # m plays no part: a state is never empty
+        half["C"][:, 1], half["n"][:, 1] = 0.0, 0.0
+    exact = _in_float64(mlstm(gate=gate), half)[0]
+    with ops.use_backend(backend):
+        h = mlstm(gate=gate, chunk_size=size)(**half)[0]
+    assert rms_error(h, exact) <= HALF_RMS_FACTOR * rms_error(exact.bfloat16(), exact)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("argument", ["q", "k", "v", "i", "f"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_parity_of_bfloat16_before_and_beside_what_is_not_finite(backend: str, argument: str, bad: float) -> None:
+    made = inputs(2, 170, 2, 32, 48, state=False)
+    half = {n: x.bfloat16() if n in "qkv" else x for n, x in made.items()}
+    with ops.use_backend(backend):
+        clean = mlstm()(**half)[0]
+        for t in (5, 70, 169):
+            broken = {**half, argument: half[argument].clone()}
+            broken[argument][1, t, 0] = bad
+            h, C, _, _ = mlstm()(**broken)
+            if bad != bad:
+                assert h[1, t, 0].isnan().any()
+                assert argument == "q" or (h[1, t:, 0].isnan().any(-1).all() and C[1, 0].isnan().any())
+            assert torch.equal(h[0], clean[0]) and torch.equal(h[1, :, 1], clean[1, :, 1])
+            expected = clean[1, :t, 0].double()
+            assert rms_error(h[1, :t, 0], expected) <= rms_error(expected.bfloat16() * 1.004, expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parity_of_bfloat16_is_to_the_bit_in_any_batch_view_and_thread_count(backend: str) -> None:
+    fused = torch.randn(5, 90, 3, 100).bfloat16()
+    call = {"q": fused[..., :28], "k": fused[..., 28:56], "v": fused[..., 56:]}
+    call |= {"i": torch.randn(5, 90, 3), "f": torch.randn(5, 90, 3)}
+    with ops.use_backend(backend):
+        together = mlstm()(**call)
+        for found, x in zip(mlstm()(**{n: x[2:3].contiguous() for n, x in call.items()}), together):
+            assert torch.equal(found, x[2:3])
+        if backend == "cpu":
+            from xecg import _cpu
+
+            _cpu.set_num_threads(3)
+            try:
+                assert all(torch.equal(a, b) for a, b in zip(mlstm()(**call), together))
+            finally:
+                _cpu.set_num_threads(0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_parity_of_bfloat16_gradients(backend: str) -> None:
     half = {n: x.bfloat16() for n, x in inputs(2, 90, 2, 16, 24, state=False).items()}
     leaves = {n: x.clone().requires_grad_() for n, x in half.items()}
@@ -141,7 +223,7 @@ def test_parity_of_a_step_in_place(backend: str, gate: str, shape: tuple[int, ..
         assert error(f, e) <= FORWARD
 
 
-@pytest.mark.parametrize("isa", ["base", "avx2"])
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_isa_levels_below_the_best_pass_the_same_tests(isa: str) -> None:
     rerun_under_isa(str(Path(__file__)), isa)
 
