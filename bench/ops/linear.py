@@ -15,7 +15,7 @@ _SHAPES = ((1, 512, 128), (256, 512, 128), (2000, 128, 256))  # rows, N, K: laye
 
 
 def entries() -> list[Bench]:
-    """Dense maps, and the blocks of 4 × 4 of the mLSTM's query, key and value maps of `base` at batch 32."""
+    """Dense maps in float32 and bfloat16, and the blocks of 4 × 4 of the mLSTM's query, key and value maps of `base` at batch 32."""
     made = []
     for rows, N, K in _SHAPES:
         x, w, b = torch.randn(rows, K), torch.randn(N, K), torch.randn(N)
@@ -36,6 +36,7 @@ def entries() -> list[Bench]:
                 bound="gemm",
             )
         )
+    made += [_bfloat16(*sizes) for sizes in ((1280, 4096, 1024), (1280, 1024, 4096), (32, 4096, 1024))]
     x, w = torch.randn(1280, 512, 4), torch.randn(512, 4, 4)
 
     def blocks() -> Tensor:
@@ -54,3 +55,21 @@ def entries() -> list[Bench]:
         )
     )
     return made
+
+
+def _bfloat16(rows: int, N: int, K: int) -> Bench:
+    x, w = torch.randn(rows, K).bfloat16(), torch.randn(N, K).bfloat16()
+
+    def right() -> None:
+        torch.testing.assert_close(ops.linear(x, w).float(), linear(x, w).float(), rtol=0.01, atol=0.02 * K**0.5)
+
+    return Bench(
+        id=f"linear.bfloat16.{rows}:{N}:{K}",
+        op="linear",
+        shape=f"{rows}:{N}:{K}",
+        dtype="bfloat16",
+        run=lambda: ops.linear(x, w),
+        check=right,
+        peers={"torch linear": lambda: linear(x, w)},
+        flops=2.0 * rows * N * K,
+    )

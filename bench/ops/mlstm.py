@@ -111,7 +111,37 @@ def entries() -> list[Bench]:
                 **common,
             )
         )
-    return [*made, *(_step(B, D) for B in (1, 256, 2000) for D in (32, 64))]
+    return [
+        *made,
+        *(_bfloat16(*sizes) for sizes, _, _ in _SHAPES),
+        *(_step(B, D) for B in (1, 256, 2000) for D in (32, 64)),
+    ]
+
+
+def _bfloat16(B: int, T: int, D: int) -> Bench:
+    """q, k, v in bfloat16 beside our own float32."""
+    wide = _inputs(B, T, D)
+    half = [*(t.bfloat16() for t in wide[:3]), *wide[3:]]
+
+    def right() -> None:
+        few = [t[:1, :130] for t in half]
+        with ops.use_backend("reference"):
+            expected = ops.mlstm(*(t.double() for t in few))
+        torch.testing.assert_close(ops.mlstm(*few).double(), expected, rtol=0, atol=2**-8 * float(expected.abs().max()))
+
+    barred = (B, T) == (8, 1000)
+    return Bench(
+        id=f"mlstm.forward.bfloat16.{B}:{T}:{D}",
+        op="mlstm",
+        shape=f"{B}:{T}:{D}",
+        dtype="bfloat16",
+        run=lambda: ops.mlstm(*half),
+        check=right,
+        peers={"xecg float32": lambda: ops.mlstm(*wide)},
+        flops=_flops(B, T, D),
+        bar=1.3 if barred else None,
+        aim=1.8 if barred else None,
+    )
 
 
 def _reference(*inputs: Tensor) -> Tensor:

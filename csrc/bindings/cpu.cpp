@@ -77,16 +77,27 @@ void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths
 
 constexpr int64_t linear_grain = 1 << 18;  // multiply-adds
 
-void linear(int64_t rows, int64_t groups, int64_t N, int64_t K, int dtype, Address x, int64_t x_r, int64_t x_g, Address weight,
-            Address bias, Address y, int64_t y_r, int64_t y_g) {
-    const Linear a{
-        rows,        groups, N,  K, DType(dtype), at<const void>(x), x_r, x_g, at<const float>(weight), at<const float>(bias),
-        at<void>(y), y_r,    y_g};
+void linear(int64_t rows, int64_t groups, int64_t N, int64_t K, int dtype, int weight_dtype, Address x, int64_t x_r, int64_t x_g,
+            Address weight, Address bias, Address y, int64_t y_r, int64_t y_g) {
+    const Linear a{rows,
+                   groups,
+                   N,
+                   K,
+                   DType(dtype),
+                   DType(weight_dtype),
+                   at<const void>(x),
+                   x_r,
+                   x_g,
+                   at<const void>(weight),
+                   at<const float>(bias),
+                   at<void>(y),
+                   y_r,
+                   y_g};
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
     const int64_t tasks = k.linear_tasks(a);
-    const int64_t grain = 1 + linear_grain * tasks / (rows * groups * N * K + 1);
-    parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.linear(a, lo, hi); });
+    const int64_t grain = 1 + linear_grain * tasks / (rows * groups * N * K + 1), scratch = k.linear_scratch(a);
+    parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.linear(a, Arena(scratch).data(), lo, hi); });
 }
 
 constexpr int64_t gated_grain = 1 << 14;  // elements

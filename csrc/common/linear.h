@@ -10,10 +10,11 @@ namespace xecg {
 
 struct Linear {
     int64_t rows, groups, N, K;
-    DType dtype;  // of x and y
+    DType dtype, weight_dtype;  // of x and y; float32, or bfloat16 where x is
     const void* x;
     int64_t x_r, x_g;
-    const float *weight, *bias;
+    const void* weight;
+    const float* bias;
     void* y;
     int64_t y_r, y_g;
 };

@@ -21,6 +21,17 @@ constexpr int64_t padded(int64_t columns) { return (columns + W - 1) / W * W; }
 constexpr int64_t pitch(int64_t columns) { return padded(columns) + W; }
 constexpr int64_t spare(int64_t rows) { return padded(rows) + tile_rows; }
 
+// Hands out rows of one scratch block, each part a whole number of cache lines; with a null base it only counts.
+struct Scratch {
+    float* base;
+    int64_t used = 0;
+    float* take(int64_t floats) {
+        float* p = base ? base + used : nullptr;
+        used += (floats + 15) / 16 * 16;
+        return p;
+    }
+};
+
 template <int N>
 struct Vectors {
     static constexpr int count = N;

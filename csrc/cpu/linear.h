@@ -38,12 +38,13 @@ inline void linear_multiply_whole(const vec (&tile)[W], const T* x, int64_t x_r,
     for (int r = 0; r < R; ++r) store(sums + r * W, acc[r]);
 }
 
-template <class T>
+template <class V, class T>
 inline void linear_chunk(const Linear& a, const T* x, int64_t rows, int64_t g, int64_t out, int64_t outputs, float* sums) {
+    const V* weight = static_cast<const V*>(a.weight) + (g * a.N + out) * a.K;
     for (int64_t k = 0; k < a.K; k += W) {
         const int64_t inputs = min_of(W, a.K - k);
         vec tile[W];
-        for (int l = 0; l < W; ++l) tile[l] = l < outputs ? load_n(a.weight + (g * a.N + out + l) * a.K + k, inputs) : zero();
+        for (int l = 0; l < W; ++l) tile[l] = l < outputs ? load_n(weight + l * a.K + k, inputs) : zero();
         transpose(tile);
         int64_t r = 0;
         for (; r + linear_rows_at_once <= rows; r += linear_rows_at_once)
@@ -54,7 +55,7 @@ inline void linear_chunk(const Linear& a, const T* x, int64_t rows, int64_t g, i
 }
 
 // A task is W outputs of one group, all rows.
-template <class T>
+template <class T, class V>
 inline void linear_general(const Linear& a, int64_t begin, int64_t end) {
     const int64_t blocks = (a.N + W - 1) / W;
     alignas(64) float sums[linear_chunk_rows * W];
@@ -64,7 +65,7 @@ inline void linear_general(const Linear& a, int64_t begin, int64_t end) {
         for (int64_t row = 0; row < a.rows; row += linear_chunk_rows) {
             const int64_t rows = min_of(linear_chunk_rows, a.rows - row);
             for (int64_t r = 0; r < rows; ++r) store(sums + r * W, start);
-            linear_chunk(a, static_cast<const T*>(a.x) + g * a.x_g + row * a.x_r, rows, g, out, outputs, sums);
+            linear_chunk<V>(a, static_cast<const T*>(a.x) + g * a.x_g + row * a.x_r, rows, g, out, outputs, sums);
             T* y = static_cast<T*>(a.y) + g * a.y_g + row * a.y_r + out;
             for (int64_t r = 0; r < rows; ++r) store_n(y + r * a.y_r, load(sums + r * W), outputs);
         }
@@ -74,15 +75,16 @@ inline void linear_general(const Linear& a, int64_t begin, int64_t end) {
 inline bool linear_is_quad(const Linear& a) { return a.N == 4 && a.K == 4 && a.groups > 1 && a.x_g == 4 && a.y_g == 4; }
 
 // A task is a chunk of rows by a tile of channels (channel = 4 group + output).
-template <class T>
+template <class T, class V>
 inline void linear_quad(const Linear& a, int64_t begin, int64_t end) {
     const int64_t channels = 4 * a.groups, tiles = (channels + quad_task_channels - 1) / quad_task_channels;
+    const V* weight = static_cast<const V*>(a.weight);
     for (int64_t task = begin; task < end; ++task) {
         const int64_t first = task % tiles * quad_task_channels, count = min_of(quad_task_channels, channels - first);
         const int64_t row = task / tiles * quad_task_rows, last = min_of(a.rows, row + quad_task_rows);
         alignas(64) float turned[4][quad_task_channels];  // turned[r][c]: weight of input (c + r) mod 4 of c's group
         for (int64_t c = 0; c < count; ++c)
-            for (int64_t r = 0; r < 4; ++r) turned[r][c] = a.weight[(first + c) * 4 + ((c + r) & 3)];
+            for (int64_t r = 0; r < 4; ++r) turned[r][c] = to_float(weight[(first + c) * 4 + ((c + r) & 3)]);
         for (int64_t i = row; i < last; ++i) {
             const T* x = static_cast<const T*>(a.x) + i * a.x_r + first;
             T* y = static_cast<T*>(a.y) + i * a.y_r + first;
@@ -106,12 +108,18 @@ inline int64_t linear_tasks(const Linear& a) {
     return a.groups * ((a.N + W - 1) / W);
 }
 
-inline void linear(const Linear& a, int64_t begin, int64_t end) {
-    const bool half = a.dtype == DType::bf16;
-    if (linear_is_quad(a))
-        half ? linear_quad<bf16>(a, begin, end) : linear_quad<float>(a, begin, end);
-    else
-        half ? linear_general<bf16>(a, begin, end) : linear_general<float>(a, begin, end);
+template <class T, class V>
+inline void linear_of(const Linear& a, int64_t begin, int64_t end) {
+    linear_is_quad(a) ? linear_quad<T, V>(a, begin, end) : linear_general<T, V>(a, begin, end);
 }
+
+inline void linear(const Linear& a, float*, int64_t begin, int64_t end) {
+    if (a.dtype == DType::f32)
+        linear_of<float, float>(a, begin, end);
+    else
+        a.weight_dtype == DType::bf16 ? linear_of<bf16, bf16>(a, begin, end) : linear_of<bf16, float>(a, begin, end);
+}
+
+inline int64_t linear_scratch(const Linear&) { return 0; }
 
 }  // namespace xecg::XECG_ISA

@@ -30,17 +30,6 @@ inline int64_t mlstm_chunk(const MlstmShape& s) {
     return max_of(1, min_of(wanted, s.T));
 }
 
-// Hands out rows of one scratch block, each part a whole number of cache lines; with a null base it only counts.
-struct Scratch {
-    float* base;
-    int64_t used = 0;
-    float* take(int64_t floats) {
-        float* p = base ? base + used : nullptr;
-        used += (floats + 15) / 16 * 16;
-        return p;
-    }
-};
-
 // Rows of one (batch, head) in the order of time.
 template <class T>
 struct Rows {

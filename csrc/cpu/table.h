@@ -21,8 +21,9 @@ struct KernelTable {
     void (*conv1d_backward)(const Conv1dBackward&, int64_t, int64_t);
     int64_t (*conv1d_forward_tasks)(const Conv1dShape&);
     int64_t (*conv1d_backward_tasks)(const Conv1dShape&);
-    void (*linear)(const Linear&, int64_t, int64_t);
+    void (*linear)(const Linear&, float* scratch, int64_t, int64_t);
     int64_t (*linear_tasks)(const Linear&);
+    int64_t (*linear_scratch)(const Linear&);
     void (*gated_forward)(const Gated&, int64_t, int64_t);
     void (*gated_backward)(const Gated&, int64_t, int64_t);
     void (*frontend)(const Frontend&, int64_t, int64_t, float*);

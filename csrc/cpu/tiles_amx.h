@@ -93,20 +93,23 @@ XECG_INLINE void multiply_square() {
 enum class Split { none, left, right };  // which operand has a `low`
 
 // The square grows by rows row.. of a times columns column.. of b, over `tiles` tiles of the sum.
-template <Split split>
-XECG_INLINE void add_square(const Operand& a, int64_t row, const Operand& b, int64_t column, int64_t tiles) {
+// After each of them `between` may do work of its own, which the products hide.
+template <Split split, class F>
+XECG_INLINE void add_square(const Operand& a, int64_t row, const Operand& b, int64_t column, int64_t tiles, F between) {
     const int64_t left = a.tiles * tile_numbers, right = b.tiles * tile_numbers, i = a.at(row, 0), j = b.at(column, 0);
     for (int64_t k = 0; k < tiles * tile_numbers; k += tile_numbers) {
         load_left(a.high + i + k, left);
         load_right(b.high + j + k, right);
         multiply_square();
-        if (split == Split::none) continue;
-        if (split == Split::left)
-            load_left(a.low + i + k, left);
-        else
-            load_right(b.low + j + k, right);
-        multiply_square();
+        if (split == Split::left) load_left(a.low + i + k, left);
+        if (split == Split::right) load_right(b.low + j + k, right);
+        if (split != Split::none) multiply_square();
+        between(k / tile_numbers);
     }
+}
+template <Split split>
+XECG_INLINE void add_square(const Operand& a, int64_t row, const Operand& b, int64_t column, int64_t tiles) {
+    add_square<split>(a, row, b, column, tiles, [](int64_t) {});
 }
 
 // 32 bfloat16 numbers, or 16 pairs of them.
@@ -129,6 +132,12 @@ struct Magnitude {
 
 // a, b rounded to bfloat16: numbers of a, then those of b.
 inline words join(vec a, vec b) { return {(__m512i)_mm512_cvtne2ps_pbh(b.v, a.v)}; }
+// Numbers k and 16 + k become pairs.
+inline words interleave(words a) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return {_mm512_permutexvar_epi16(_mm512_or_si512(lane, _mm512_slli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(16)), 16)),
+                                     a.v)};
+}
 // Pairs (a, b) of numbers that are bfloat16 already.
 inline words pair(vec a, vec b) {
     return {_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(a.v), 16), _mm512_castps_si512(b.v))};

@@ -49,10 +49,46 @@ def test_parity_of_a_block_diagonal_map(backend: str, shape: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(5, 33, 130), (9, 16, 4, 4)])
-def test_parity_of_bfloat16(backend: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(5, 33, 130), (9, 16, 4, 4), (1, 16, 32), (3, 40, 257), (33, 65, 1000), (70, 31, 512), (0, 32, 32), (130, 2, 48, 96)]
+)  # fmt: skip
+def test_parity_of_bfloat16(backend: str, bias: bool, shape: tuple[int, ...]) -> None:
     made = {"x": torch.randn(shape[0], *shape[1:-2], shape[-1]), "weight": torch.randn(shape[1:])}
-    assert_half_parity(call, made, backend, torch.bfloat16)
+    if bias:
+        made["bias"] = torch.randn(shape[1:-1])
+    if shape[0]:
+        assert_half_parity(call, made, backend, torch.bfloat16)
+    with ops.use_backend(backend):  # strided rows, and weights in float32 beside bfloat16
+        x, weight = made["x"].bfloat16(), made["weight"].bfloat16()
+        spread = torch.zeros(*x.shape[:-1], x.shape[-1] + 3, dtype=torch.bfloat16)[..., : x.shape[-1]].copy_(x)
+        y = ops.linear(x, weight)
+        assert torch.equal(ops.linear(spread, weight), y)
+        assert torch.allclose(ops.linear(x, weight.float()).float(), y.float(), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU module is not built")
+@pytest.mark.parametrize("shape", [(16, 32), (37, 100), (64, 256), (70, 1100), (33, 300)])
+def test_parity_of_a_bfloat16_row_is_to_the_bit_alone_in_any_batch_position_and_thread_count(
+    shape: tuple[int, int],
+) -> None:
+    from xecg import _cpu
+
+    weight, bias, x = (torch.randn(s).bfloat16() for s in (shape, shape[:1], (1500, shape[1])))
+    x[300, 0], x[301, 1] = torch.inf, torch.nan
+    with ops.use_backend("cpu"):
+        whole = ops.linear(x, weight, bias)
+        assert whole[:300].isfinite().all() and whole[302:].isfinite().all() and whole[301].isnan().all()
+        for rows in (1, 2, 15, 16, 17, 33, 250):
+            for first in (0, 7, 1500 - rows):
+                assert torch.equal(ops.linear(x[first : first + rows], weight, bias), whole[first : first + rows])
+        order = torch.cat([torch.randperm(300), torch.arange(302, 1500)])
+        assert torch.equal(ops.linear(x[order], weight, bias), whole[order])
+        _cpu.set_num_threads(3)
+        try:
+            assert torch.equal(ops.linear(x[order], weight, bias), whole[order])
+        finally:
+            _cpu.set_num_threads(0)
 
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU module is not built")
@@ -92,7 +128,7 @@ def test_bits_ignore_threads() -> None:
             _cpu.set_num_threads(0)
 
 
-@pytest.mark.parametrize("isa", ["base", "avx2"])
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
 def test_isa_levels_below_the_best_pass_the_same_tests(isa: str) -> None:
     rerun_under_isa(str(Path(__file__)), isa)
 

@@ -22,7 +22,7 @@ extern const KernelTable table;
 const KernelTable table = {
     XECG_NAME(XECG_ISA), W,
     conv1d_forward, conv1d_backward, conv1d_forward_tasks, conv1d_backward_tasks,
-    linear, linear_tasks,
+    linear, linear_tasks, linear_scratch,
     gated_forward, gated_backward,
     frontend, frontend_tasks, frontend_scratch,
     frontend_stream, frontend_stream_tasks, frontend_stream_scratch,

@@ -19,12 +19,12 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str:
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As xecg.ops.reference.linear.forward."""
     x = x if x.stride(-1) == 1 else x.contiguous()
-    weight = weight.float().contiguous()
+    weight = weight.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     G, N, K = weight.shape
     y = torch.empty((x.shape[0], G, N), dtype=x.dtype)
     native().linear(
-        x.shape[0], G, N, K, DTYPES[x.dtype], address(x), x.stride(0), x.stride(1), address(weight), address(bias), address(y),
-        G * N, N,
+        x.shape[0], G, N, K, DTYPES[x.dtype], DTYPES[weight.dtype], address(x), x.stride(0), x.stride(1), address(weight),
+        address(bias), address(y), G * N, N,
     )  # fmt: skip
     return y
