@@ -32,6 +32,9 @@ int main(int count, char** arguments) {
     using namespace xecg::tests;
     std::vector<Case> cases;
     for (const std::string& isa : xecg::isa_levels()) {
+        add_linear_cases(cases, isa);
+        add_mlstm_cases(cases, isa);
+        if (isa == "amx") continue;  // the rest is avx512's
         add_math_cases(cases, isa);
         add_conv1d_cases(cases, isa);
         add_slstm_cases(cases, isa);
