@@ -140,13 +140,17 @@ XECG_INLINE void for_each_lower_tile(int64_t rows, F f) {
         }
 }
 
-// b (columns, ldb) = transpose of a (rows, lda), both padded to whole vectors.
-inline void transpose(const float* a, int64_t lda, int64_t rows, int64_t columns, float* b, int64_t ldb) {
+// b (columns, ldb) = transpose of a (rows, lda), zero beyond it up to whole vectors; nothing beyond a is read.
+template <class T>
+inline void transpose(const T* a, int64_t lda, int64_t rows, int64_t columns, float* b, int64_t ldb) {
     for (int64_t r = 0; r < rows; r += W)
         for (int64_t c = 0; c < columns; c += W) {
             vec x[W], y[W];
 #pragma GCC unroll 16
-            for (int k = 0; k < W; ++k) x[k] = load(a + (r + k) * lda + c);
+            for (int k = 0; k < W; ++k) {
+                const T* from = a + (r + k) * lda + c;
+                x[k] = r + k >= rows ? zero() : c + W <= columns ? load(from) : load_n(from, columns - c);
+            }
 #pragma GCC unroll 4
             for (int round = 1; round < W; round *= 2) {
 #pragma GCC unroll 16

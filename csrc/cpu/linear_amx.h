@@ -28,14 +28,14 @@ struct LinearTiles {
     Scratch scratch;
     int64_t lines;
     Operand x, panel;
-    float *sums, *bias, *result;  // (lines, 32) as squares; 32 x 32; two squares
+    float *sums, *bias, *result;  // (lines, 32) as squares; 32 x 32 twice
 
     LinearTiles(const Linear& a, float* base) : scratch{base}, lines(linear_tile_rows(a)) {
         const int64_t tiles = whole_tiles(a.K);
         x = {take(lines * tiles * tile_terms), nullptr, tiles};
         panel = {take(square * panel_terms), nullptr, panel_terms / tile_terms};
         sums = a.K > panel_terms ? scratch.take(lines * square) : nullptr;
-        bias = scratch.take(square * square), result = scratch.take(2 * square * square);
+        bias = scratch.take(square * square), result = scratch.take(square * square);
     }
 
   private:
@@ -94,7 +94,7 @@ inline void linear_panel(const Linear& a, const LinearTiles& w, int64_t g, int64
                 if (tile == 0) before.put(0);
                 if (tile == tiles - 1) before.put(strip);
             });
-            float* to = k + terms < a.K ? w.sums + r * square : w.result + r % (2 * square) * square;
+            float* to = k + terms < a.K ? w.sums + r * square : w.result;
             store_square(to, square);
             before = {to, y + r * a.y_r, a.y_r, k + terms < a.K ? 0 : min_of(square, rows - r), outputs};
         }

@@ -162,9 +162,11 @@ XECG_INLINE void mlstm_row(const MlstmGates& g, int64_t t, F body) {
 
 // q_t.n of float32 rows of q.
 struct MlstmQueryDot {
-    const float *q, *n;
+    const float* q;
+    int64_t step;
+    const float* n;
     int64_t DK;
-    float operator()(int64_t t) const { return dot(q + t * pitch(DK), n, DK); }
+    float operator()(int64_t t) const { return dot(q + t * step, n, DK); }
 };
 
 // S over the products P = q k^T in place, den and r; q_n(t) is q_t.n0. g.last receives the weights of the last row, `weights`
@@ -250,14 +252,14 @@ XECG_INLINE void mlstm_put_tile(const Tile<N>& x, const Rows<T>& to, int64_t sta
 
 // h of one chunk: columns in panels, S v behind q C0 in the same registers.
 template <class T>
-inline void mlstm_outputs(const MlstmShape& s, const MlstmForwardScratch& w, int64_t steps, bool state, const Rows<T>& h,
-                          int64_t start) {
-    const int64_t lk = pitch(s.DK), lv = pitch(s.DV), lt = pitch(w.L);
+inline void mlstm_outputs(const MlstmShape& s, const MlstmForwardScratch& w, const float* q, int64_t lk, int64_t steps,
+                          bool state, const Rows<T>& h, int64_t start) {
+    const int64_t lv = pitch(s.DV), lt = pitch(w.L);
     for_each_tile(steps, s.DV, [&](int64_t t, int64_t c, auto vectors) {
         Tile<decltype(vectors)::count> x;
         clear(x);
         if (state) {
-            add_product<false>(x, w.q + t * lk, lk, w.C + c, lv, s.DK);
+            add_product<false>(x, q + t * lk, lk, w.C + c, lv, s.DK);
             float factor[tile_rows];
             for (int r = 0; r < tile_rows; ++r) factor[r] = s.scale * w.g.a[t + r];
             scale_rows(x, factor);
@@ -303,6 +305,16 @@ struct MlstmCarry {
     bool state;
 };
 
+// Whether a product may read q where it is: float32, whole tiles of rows and whole vectors. With a state there are two products,
+// which a copy serves better.
+inline bool mlstm_queries_in_place(const Rows<const float>& rows, int64_t start, int64_t steps, int64_t DK, const float*& q,
+                                   int64_t& step) {
+    if (steps % tile_rows || DK % W) return false;
+    q = rows.at(start), step = rows.step;
+    return true;
+}
+inline bool mlstm_queries_in_place(const Rows<const bf16>&, int64_t, int64_t, int64_t, const float*&, int64_t&) { return false; }
+
 // Chunks of the steps from `start` to `length`.
 template <class T>
 inline void mlstm_forward_steps(const MlstmForward& a, const MlstmInputs<T>& in, const Rows<T>& h, int64_t start, int64_t length,
@@ -311,15 +323,19 @@ inline void mlstm_forward_steps(const MlstmForward& a, const MlstmInputs<T>& in,
     const int64_t lk = pitch(s.DK), lt = pitch(w.L);
     for (; start < length; start += w.L) {
         const int64_t steps = min_of(w.L, length - start);
-        copy_in(in.q.at(start), in.q.step, steps, s.DK, w.q);
-        copy_in(in.k.at(start), in.k.step, steps, s.DK, w.k);
+        const float* q = w.q;
+        int64_t lq = lk;
+        const bool last = start + steps == length && !a.C_out;
+        if (carry.state || !mlstm_queries_in_place(in.q, start, steps, s.DK, q, lq))
+            copy_in(in.q.at(start), in.q.step, steps, s.DK, w.q);
+        if (!last) copy_in(in.k.at(start), in.k.step, steps, s.DK, w.k);
         copy_in(in.v.at(start), in.v.step, steps, s.DV, w.v);
         carry.m = mlstm_gates(s, in.i, in.f, start, steps, carry.m, w.g);
-        transpose(w.k, lk, steps, s.DK, w.kt, lt);
-        mlstm_lower_product(w.q, lk, w.kt, lt, steps, s.DK, w.table);
-        mlstm_table(s, w.g, steps, carry.state, MlstmQueryDot{w.q, w.n, s.DK}, w.table, lt);
-        mlstm_outputs(s, w, steps, carry.state, h, start);
-        if (start + steps == length && !a.C_out) break;
+        last ? transpose(in.k.at(start), in.k.step, steps, s.DK, w.kt, lt) : transpose(w.k, lk, steps, s.DK, w.kt, lt);
+        mlstm_lower_product(q, lq, w.kt, lt, steps, s.DK, w.table);
+        mlstm_table(s, w.g, steps, carry.state, MlstmQueryDot{q, lq, w.n, s.DK}, w.table, lt);
+        mlstm_outputs(s, w, q, lq, steps, carry.state, h, start);
+        if (last) break;
         const float keep = w.g.a[steps - 1];
         carry.state ? scale_row(w.n, keep, s.DK) : clear_floats(w.n, lk);
         for (int64_t j = 0; j < steps; ++j) {

@@ -97,7 +97,7 @@ inline void mlstm_backward_tables(const MlstmShape& s, const MlstmBackwardScratc
     const MlstmGates& g = w.g;
     transpose(w.k, lk, steps, s.DK, w.kt, lt);
     mlstm_lower_product(w.q, lk, w.kt, lt, steps, s.DK, w.S);
-    mlstm_table(s, g, steps, state, MlstmQueryDot{w.q, n0, s.DK}, w.S, lt, w.A);
+    mlstm_table(s, g, steps, state, MlstmQueryDot{w.q, lk, n0, s.DK}, w.S, lt, w.A);
     for (int64_t t = 0; t < steps; ++t) scale_row(w.u + t * lv, g.r[t], s.DV);
     transpose(w.v, lv, steps, s.DV, w.vt, lt);
     mlstm_lower_product(w.u, lv, w.vt, lt, steps, s.DV, w.dS);
