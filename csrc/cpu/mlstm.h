@@ -21,12 +21,15 @@
 namespace xecg::XECG_ISA {
 
 constexpr int64_t mlstm_default_chunk = 64;  // tables fit L1 beside a panel of the state
+// Of a forward pass over more steps than that: fewer flops inside a chunk (2 L D) outweigh more passes over the state.
+constexpr int64_t mlstm_forward_chunk = 32;
 constexpr int64_t mlstm_longest_chunk = 256;
 constexpr float mlstm_empty_m = -3.40282346638528859812e38f;
 constexpr float minus_infinity = -__builtin_inff();
 
-inline int64_t mlstm_chunk(const MlstmShape& s) {
-    const int64_t wanted = s.chunk > 0 ? min_of(s.chunk, mlstm_longest_chunk) : mlstm_default_chunk;
+inline int64_t mlstm_chunk(const MlstmShape& s, int64_t usual = mlstm_default_chunk) {
+    const int64_t otherwise = s.T > mlstm_default_chunk ? usual : mlstm_default_chunk;
+    const int64_t wanted = s.chunk > 0 ? min_of(s.chunk, mlstm_longest_chunk) : otherwise;
     return max_of(1, min_of(wanted, s.T));
 }
 
@@ -212,8 +215,8 @@ struct MlstmForwardScratch {
     MlstmGates g;
     float *q, *k, *kt, *v, *table, *C, *n;
 
-    MlstmForwardScratch(const MlstmShape& s, float* base)
-        : L(mlstm_chunk(s)),
+    MlstmForwardScratch(const MlstmShape& s, float* base, int64_t usual_chunk = mlstm_forward_chunk)
+        : L(mlstm_chunk(s, usual_chunk)),
           scratch{base},
           g(scratch, L),
           q(scratch.take(spare(L) * pitch(s.DK))),

@@ -16,7 +16,7 @@ struct MlstmTiles {
     float *table, *q_n, *first, *second;  // (L, L) products; q.n0; two squares of results
     Operand q, k, kt, v, weighted, S, C;
 
-    MlstmTiles(const MlstmShape& s, float* base) : plain(s, base) {
+    MlstmTiles(const MlstmShape& s, float* base) : plain(s, base, mlstm_default_chunk) {
         const int64_t DK = whole_squares(s.DK), DV = whole_squares(s.DV);
         L = whole_squares(plain.L), lt = pitch(L);
         table = plain.scratch.take(L * lt);
