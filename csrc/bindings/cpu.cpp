@@ -133,7 +133,7 @@ void gated_backward(int64_t rows, int64_t n, bool gelu, int dtype, Address a, in
 void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool counts, Address mv_per_count, Address baseline,
               int stages, Address stage_sections, Address stage_pad, Address coefficients, Address steady, float dc, int64_t up,
               int64_t down, int64_t half, int64_t taps, Address fir, bool zscore, float flat_std, Address y, Address y_at,
-              Address state) {
+              Address state, int64_t tile, Address power, Address response) {
     const Frontend a{rows,
                      n,
                      m,
@@ -160,6 +160,14 @@ void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool 
                      at<uint8_t>(state)};
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
+    if (tile) {  // long rows
+        const FrontendLong b{a, tile, at<const double>(power), at<const float>(response)};
+        const int64_t scratch = k.frontend_long_scratch(b);
+        return parallel_for(rows, 1, [&](int64_t lo, int64_t hi) {
+            Arena arena(scratch);
+            k.frontend_long(b, lo, hi, arena.data());
+        });
+    }
     const int64_t scratch = k.frontend_scratch(a);
     parallel_for(k.frontend_tasks(a), 1, [&](int64_t lo, int64_t hi) {
         Arena arena(scratch);

@@ -32,4 +32,12 @@ struct Frontend {
     uint8_t* state;       // (rows) 0 good, 1 flat, 2 with samples that are not finite
 };
 
+// The same for long rows, in tiles. A is one step of a stage's states (s1, s2 of each section) without input, C A^t its output t
+// steps later; the coefficients in them are the rounded ones.
+struct FrontendLong : Frontend {
+    int64_t tile;           // a multiple of `down`, not below taps - 1
+    const double* power;    // per stage (states, states): A^tile
+    const float* response;  // per stage (tile, states): C A^t
+};
+
 }  // namespace xecg

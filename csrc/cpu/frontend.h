@@ -127,18 +127,54 @@ inline void frontend_filter(const Frontend& a, float* buffer) {
     }
 }
 
+// O outputs of one phase, `down` samples apart, or one: taps in a fixed pattern of four partial sums, whatever O, because the
+// chain of dependent additions would cost more than the additions. x: the newest sample that the first reads.
+template <int O>
+inline void fir_outputs(const float* h, int64_t taps, int64_t down, const float* x, float* y, int64_t y_step) {
+    vec s[O][4];
+    for (int o = 0; o < O; ++o)
+        for (int u = 0; u < 4; ++u) s[o][u] = zero();
+    int64_t j = 0;
+    for (; j + 4 <= taps; j += 4)
+        for (int u = 0; u < 4; ++u) {
+            const vec tap = set1(h[j + u]);
+            for (int o = 0; o < O; ++o) s[o][u] = fma(tap, load(x + (o * down - j - u) * W), s[o][u]);
+        }
+    for (; j < taps; ++j)
+        for (int o = 0; o < O; ++o) s[o][0] = fma(set1(h[j]), load(x + (o * down - j) * W), s[o][0]);
+    for (int o = 0; o < O; ++o) store(y + o * y_step * W, (s[o][0] + s[o][1]) + (s[o][2] + s[o][3]));
+}
+
+// Outputs [begin, end), none of which reads outside x, to y.
+inline void frontend_fir(const Frontend& a, int64_t begin, int64_t end, const float* x, float* y) {
+    constexpr int O = n_registers / 8;
+    for (int64_t k = begin; k < end;) {
+        const bool together = k + O * a.up <= end;
+        const int64_t phases = together ? a.up : end - k;
+        for (int64_t r = k; r < k + phases; ++r) {
+            const int64_t q = r * a.down + a.half;
+            const float *h = a.fir + q % a.up * a.taps, *newest = x + q / a.up * W;
+            if (together)
+                fir_outputs<O>(h, a.taps, a.down, newest, y + (r - begin) * W, a.up);
+            else
+                fir_outputs<1>(h, a.taps, a.down, newest, y + (r - begin) * W, 1);
+        }
+        k += together ? O * a.up : phases;
+    }
+}
+
 inline void frontend_resample(const Frontend& a, const float* x, float* y) {
-    for (int64_t k = 0; k < a.m; ++k) {
+    // Outputs in [inner, outer) read all their taps inside the row.
+    const int64_t inner = min_of(a.m, max_of(0, ((a.taps - 1) * a.up - a.half + a.down - 1) / a.down));
+    const int64_t outer = max_of(inner, min_of(a.m, (a.n * a.up - a.half + a.down - 1) / a.down));
+    frontend_fir(a, inner, outer, x, y + inner * W);
+    for (int64_t k = inner ? 0 : outer; k < a.m; k = k + 1 == inner ? outer : k + 1) {
         const int64_t q = k * a.down + a.half, newest = q / a.up;
         const float* h = a.fir + (q % a.up) * a.taps;
         const int64_t j0 = max_of(0, newest - a.n + 1), j1 = min_of(a.taps, newest + 1);
-        // Four partial sums in a fixed pattern of j: the chain of dependent additions would cost more than the additions.
-        vec s[4] = {zero(), zero(), zero(), zero()};
-        int64_t j = j0;
-        for (; j + 4 <= j1; j += 4)
-            for (int u = 0; u < 4; ++u) s[u] = fma(set1(h[j + u]), load(x + (newest - j - u) * W), s[u]);
-        for (; j < j1; ++j) s[0] = fma(set1(h[j]), load(x + (newest - j) * W), s[0]);
-        store(y + k * W, (s[0] + s[1]) + (s[2] + s[3]));
+        vec s = zero();
+        for (int64_t j = j0; j < j1; ++j) s = fma(set1(h[j]), load(x + (newest - j) * W), s);
+        store(y + k * W, s);
     }
 }
 

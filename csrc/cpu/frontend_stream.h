@@ -135,24 +135,6 @@ inline void stream_filter(const FrontendStream& a, const StreamLanes& lanes, vec
         for (int64_t t = t0; t < min_of(lanes.begin[l], t0 + n); ++t) buffer[(t - t0) * W + l] = 0.0f;
 }
 
-// O outputs of one phase, `down` samples apart, or one: taps in a fixed pattern of four partial sums, whatever O. x: the newest
-// sample that the first reads.
-template <int O>
-inline void stream_outputs(const float* h, int64_t taps, int64_t down, const float* x, float* y) {
-    vec s[O][4];
-    for (int o = 0; o < O; ++o)
-        for (int u = 0; u < 4; ++u) s[o][u] = zero();
-    int64_t j = 0;
-    for (; j + 4 <= taps; j += 4)
-        for (int u = 0; u < 4; ++u) {
-            const vec tap = set1(h[j + u]);
-            for (int o = 0; o < O; ++o) s[o][u] = fma(tap, load(x + (o * down - j - u) * W), s[o][u]);
-        }
-    for (; j < taps; ++j)
-        for (int o = 0; o < O; ++o) s[o][0] = fma(set1(h[j]), load(x + (o * down - j) * W), s[o][0]);
-    for (int o = 0; o < O; ++o) store(y + o * W, (s[o][0] + s[o][1]) + (s[o][2] + s[o][3]));
-}
-
 // The outputs k, k + 1, … whose newest sample is one of the n at x, the first of which is sample t; returns the next k.
 inline int64_t stream_resample(const FrontendStream& a, const float* x, int64_t t, int64_t n, int64_t k, float* y) {
     constexpr int O = n_registers / 8;
@@ -161,10 +143,10 @@ inline int64_t stream_resample(const FrontendStream& a, const float* x, int64_t 
         if (newest >= n) break;
         const float *h = a.fir + q % a.up * a.taps, *now = x + newest * W;
         if (a.up == 1 && k + O <= a.m && newest + (O - 1) * a.down < n) {
-            stream_outputs<O>(h, a.taps, a.down, now, y + (k - k0) * W);
+            fir_outputs<O>(h, a.taps, a.down, now, y + (k - k0) * W, 1);
             k += O;
         } else {
-            stream_outputs<1>(h, a.taps, a.down, now, y + (k - k0) * W);
+            fir_outputs<1>(h, a.taps, a.down, now, y + (k - k0) * W, 1);
             ++k;
         }
     }

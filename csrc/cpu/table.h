@@ -29,6 +29,8 @@ struct KernelTable {
     void (*frontend)(const Frontend&, int64_t, int64_t, float*);
     int64_t (*frontend_tasks)(const Frontend&);
     int64_t (*frontend_scratch)(const Frontend&);
+    void (*frontend_long)(const FrontendLong&, int64_t, int64_t, float*);
+    int64_t (*frontend_long_scratch)(const FrontendLong&);
     void (*frontend_stream)(const FrontendStream&, int64_t, int64_t, float*);
     int64_t (*frontend_stream_tasks)(const FrontendStream&);
     int64_t (*frontend_stream_scratch)(const FrontendStream&);

@@ -14,6 +14,7 @@ from xecg.signal.arrays import run_offline
 
 pytestmark = pytest.mark.skipif(kernel.native() is None, reason="the CPU module is not built")
 LEADS = ("I", "II", "V1", "V6", "aVL")
+BAND = (FilterSpec("bandpass", 3, 0.5, 40.0),)
 SPECS = {
     "poly": "poly",
     "monitor": "monitor",

@@ -1,8 +1,9 @@
 """The compiled form of the offline front end: filters, resampling and z-score of whole records in one pass over each row.
 
 float32 inside, in a form that keeps the slowest corner (csrc/common/frontend.h has the equations); against the float64 definition in
-`xecg.signal.arrays`: at least 95 dB, 2e-4 z-units. A row's bits do not depend on the others. Serves records without missing samples;
-whatever it does not serve goes through the definition.
+`xecg.signal.arrays`: at least 95 dB, 2e-4 z-units. A row's bits do not depend on the others. Rows of `LONG_SAMPLES` and more go in
+tiles with exact state (csrc/cpu/frontend_long.h): any length in a few MiB of scratch, other last bits than the form for short rows;
+length alone decides. Serves records without missing samples; whatever it does not serve goes through the definition.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 
 from xecg.signal.plan import FLAT_STD_MV, Plan
 
-__all__ = ["BROKEN", "FLAT", "GOOD", "delta_form", "native", "run", "serves"]
+__all__ = ["BROKEN", "FLAT", "GOOD", "LONG_SAMPLES", "delta_form", "native", "run", "serves"]
 
 GOOD, FLAT, BROKEN = 0, 1, 2  # csrc/common/frontend.h
 
 _MAX_SECTIONS = 6  # csrc/cpu/frontend.h
-_MAX_SAMPLES = 1 << 20  # scratch of 64 MiB a thread
+LONG_SAMPLES = 1 << 15  # the buffer of 16 rows this long fills a cache of 2 MiB
+_TILE = 1040  # samples at least; 65 lines: tiles side by side begin in different sets of the first cache
 
 
 @lru_cache(maxsize=1)
@@ -51,6 +53,14 @@ class _Numbers(NamedTuple):
     fir: np.ndarray
 
 
+class _Tiles(NamedTuple):
+    """FrontendLong of csrc/common/frontend.h."""
+
+    tile: int
+    power: np.ndarray
+    response: np.ndarray
+
+
 @lru_cache(maxsize=64)
 def _numbers(plan: Plan) -> _Numbers:
     from scipy import signal
@@ -70,6 +80,37 @@ def _numbers(plan: Plan) -> _Numbers:
     return _Numbers(sections, np.array(pads, np.int32), c, s, dc if abs(dc) > 1e-12 else 0.0, fir)
 
 
+@lru_cache(maxsize=64)
+def _tiles(plan: Plan) -> _Tiles:
+    """A^tile and C A^t of every stage, from the rounded coefficients."""
+    taps = 1 if plan.taps is None else plan.taps.shape[1]
+    tile = -(-max(_TILE, taps - 1) // plan.down) * plan.down
+    powers, responses = [], []
+    rounded = _numbers(plan).coefficients.astype(np.float64)
+    for size in (len(sos) for sos in plan.stages):
+        step, output = _one_step(rounded[:size])
+        rounded = rounded[size:]
+        response = np.empty((tile, 2 * size))
+        for t in range(tile):
+            response[t] = output
+            output = output @ step
+        powers.append(np.linalg.matrix_power(step, tile).ravel())
+        responses.append(response.astype(np.float32).ravel())
+    return _Tiles(tile, np.concatenate([*powers, np.zeros(0)]), np.concatenate([*responses, np.zeros(0, np.float32)]))
+
+
+def _one_step(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """States (2S, 2S) after a step without input from those before, and the output (2S,) from them."""
+    states = np.eye(2 * len(coefficients))  # column j: of the unit state j
+    x = np.zeros(len(states))
+    for k, (b0, b1, b2, a1, a2) in enumerate(coefficients):
+        s1, s2 = states[2 * k].copy(), states[2 * k + 1].copy()
+        y = b0 * x + s1
+        states[2 * k], states[2 * k + 1] = s1 + s2 + b1 * x - a1 * y, s2 + b2 * x - a2 * y
+        x = y
+    return states, x
+
+
 def serves(plan: Plan, n: int) -> bool:
     """Whether the kernel is built and can run this plan on rows of n samples."""
     spec = plan.spec
@@ -80,7 +121,7 @@ def serves(plan: Plan, n: int) -> bool:
         and not spec.normalise_first
         and spec.normalise in ("none", "zscore")
         and all(len(sos) <= _MAX_SECTIONS for sos in plan.stages)
-        and 0 < n <= _MAX_SAMPLES
+        and n > 0
         and n > max(_numbers(plan).pads, default=0)
     )
 
@@ -105,6 +146,7 @@ def run(
     assert module is not None
     numbers = _numbers(plan)
     state = np.empty(len(starts), np.uint8)
+    long = _tiles(plan) if n >= LONG_SAMPLES else _Tiles(0, np.zeros(0), np.zeros(0))
     up, taps = (0, 0) if plan.resample == "none" else (plan.up, numbers.fir.shape[1])
 
     def at(a: np.ndarray | None) -> int:
@@ -113,6 +155,7 @@ def run(
     module.frontend(
         len(starts), n, plan.output_length(n), at(x), at(starts), x.dtype == np.int16, at(scale), at(baseline), len(plan.stages),
         at(numbers.sections), at(numbers.pads), at(numbers.coefficients), at(numbers.steady), numbers.dc, up, plan.down, plan.half,
-        taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(state),
+        taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(state), long.tile,
+        at(long.power), at(long.response),
     )  # fmt: skip
     return state

@@ -2,6 +2,7 @@
 #pragma once
 #include "../conv1d.h"
 #include "../frontend.h"
+#include "../frontend_long.h"
 #include "../frontend_stream.h"
 #include "../gated.h"
 #include "../linear.h"
@@ -25,6 +26,7 @@ const KernelTable table = {
     linear, linear_tasks, linear_scratch,
     gated_forward, gated_backward,
     frontend, frontend_tasks, frontend_scratch,
+    frontend_long, frontend_long_scratch,
     frontend_stream, frontend_stream_tasks, frontend_stream_scratch,
     slstm_forward, slstm_backward, slstm_weights_backward, slstm_tasks, slstm_pack, slstm_blocks, slstm_packed_size, slstm_reads_plain,
     mlstm_forward, mlstm_forward_scratch, mlstm_backward, mlstm_backward_scratch, mlstm_step,
