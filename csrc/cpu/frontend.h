@@ -178,24 +178,31 @@ inline void frontend_resample(const Frontend& a, const float* x, float* y) {
     }
 }
 
-// z-score of m rows of `y` lane by lane; sums of d = y - y_0 in partial sums of 256 rows. Returns 1 where the lane is flat.
-inline vec frontend_normalise(const Frontend& a, float* y) {
-    const vec start = load(y), inverse = set1(1.0f / float(a.m));
+// Mean over rows [0, m) of what f adds to a partial sum, in blocks of 256 rows, each of four partial sums: one would be a chain
+// of dependent additions.
+template <class F>
+inline vec frontend_mean(const float* y, int64_t m, F f) {
+    const vec inverse = set1(1.0f / float(m));
     vec mean = zero();
-    for (int64_t t = 0; t < a.m;) {
-        vec part = zero();
-        for (const int64_t end = min_of(a.m, t + 256); t < end; ++t) part = part + (load(y + t * W) - start);
-        mean = fma(part, inverse, mean);
+    for (int64_t t = 0; t < m;) {
+        vec part[4] = {zero(), zero(), zero(), zero()};
+        const int64_t end = min_of(m, t + 256);
+        for (; t + 4 <= end; t += 4)
+            for (int u = 0; u < 4; ++u) part[u] = f(load(y + (t + u) * W), part[u]);
+        for (; t < end; ++t) part[0] = f(load(y + t * W), part[0]);
+        mean = fma((part[0] + part[1]) + (part[2] + part[3]), inverse, mean);
     }
-    vec variance = zero();
-    for (int64_t t = 0; t < a.m;) {
-        vec part = zero();
-        for (const int64_t end = min_of(a.m, t + 256); t < end; ++t) {
-            const vec d = (load(y + t * W) - start) - mean;
-            part = fma(d, d, part);
-        }
-        variance = fma(part, inverse, variance);
-    }
+    return mean;
+}
+
+// z-score of m rows of `y` lane by lane; sums of d = y - y_0. Returns 1 where the lane is flat.
+inline vec frontend_normalise(const Frontend& a, float* y) {
+    const vec start = load(y);
+    const vec mean = frontend_mean(y, a.m, [start](vec v, vec part) { return part + (v - start); });
+    const vec variance = frontend_mean(y, a.m, [start, mean](vec v, vec part) {
+        const vec d = (v - start) - mean;
+        return fma(d, d, part);
+    });
     const vec std = sqrt(variance);
     const mask flat = less(std, set1(a.flat_std));
     const vec factor = select(flat, zero(), set1(1.0f) / std);
@@ -205,18 +212,18 @@ inline vec frontend_normalise(const Frontend& a, float* y) {
 
 // Writes the rows out and returns, lane by lane, NaN where a sample was not finite (x - x is 0 or NaN), else 0.
 inline vec frontend_write(const Frontend& a, int64_t first, int64_t lanes_used, const float* y) {
-    vec trace = zero();
+    vec traces[2] = {zero(), zero()};
     for (int64_t t = 0; t < a.m; t += W) {
         const int64_t n = min_of(W, a.m - t);
         vec block[W];
         for (int k = 0; k < W; ++k) {
             block[k] = k < n ? load(y + (t + k) * W) : zero();
-            trace = trace + (block[k] - block[k]);
+            traces[k % 2] = traces[k % 2] + (block[k] - block[k]);
         }
         transpose(block);
         for (int64_t l = 0; l < lanes_used; ++l) store_n(a.y + a.y_at[first + l] + t, block[l], n);
     }
-    return trace;
+    return traces[0] + traces[1];
 }
 
 inline void frontend(const Frontend& a, int64_t begin, int64_t end, float* scratch) {
