@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
+import torch
 from scipy import signal
 
 from bench.harness import Bench
-from xecg.signal import STANDARD_LEADS, ECGFrontend, SignalSpec
+from xecg.signal import PRESETS, STANDARD_LEADS, ECGFrontend, SignalSpec
 
 __all__ = ["entries"]
 
@@ -33,19 +36,19 @@ def _scipy_chain(x: np.ndarray, rate: float) -> np.ndarray:
 
 
 def entries() -> list[Bench]:
-    """`poly` preset from float32 mV and from int16 counts; chunks of 5,000 live patients."""
-    made = [_live()]
+    """`poly` preset from float32 mV and from int16 counts; a day of one lead; a neurokit2 job; chunks of 5,000 live patients."""
+    made = [_live(), _day(), _cleaned(), _counts()]
     for rate, n, bar, aim in _SHAPES:
         x = _records(rate, n)
         frontend = ECGFrontend("poly", in_rate=rate, leads=STANDARD_LEADS)
-        made.append(_entry(f"{_BATCH}x12x{n}@{rate:g}", x, rate, lambda f=frontend, x=x: f.apply(x), bar, aim))
+        made.append(_entry(f"{_BATCH}x12x{n}@{rate:g}", x, rate, partial(frontend.apply, x), bar, aim))
         counts = np.round(x * 1000).astype(np.int16)
         made.append(
             _entry(
                 f"{_BATCH}x12x{n}@{rate:g}.counts",
                 counts / np.float32(1000),
                 rate,
-                lambda f=frontend, c=counts: f.apply(c, gain=1000.0),
+                partial(frontend.apply, counts, gain=1000.0),
                 bar,
                 aim,
             )
@@ -106,7 +109,10 @@ def _entry(name: str, x: np.ndarray, rate: float, run: Callable[[], object], bar
         np.testing.assert_allclose(run().x, _scipy_chain(x, rate), atol=2e-4)  # type: ignore[attr-defined]
 
     peers: dict[str, Callable[[], object]] = {"scipy float64": lambda: _scipy_chain(x, rate)}
-    if find_spec("soxr"):
+    if rate != 100.0:
+        flat = torch.from_numpy(x.reshape(-1, x.shape[-1]))
+        peers["torch (FFT resampling alone)"] = lambda: _torch_fft(flat, round(flat.shape[-1] * 100 / rate))
+    if find_spec("soxr") and rate != 100.0:
         import soxr
 
         wide = np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
@@ -124,3 +130,61 @@ def _entry(name: str, x: np.ndarray, rate: float, run: Callable[[], object], bar
         aim=aim,
         against="scipy float64",
     )
+
+
+def _torch_fft(x: torch.Tensor, m: int) -> torch.Tensor:
+    """`scipy.signal.resample` to fewer samples."""
+    return torch.fft.irfft(torch.fft.rfft(x)[..., : m // 2 + 1], n=m) * (m / x.shape[-1])
+
+
+def _day() -> Bench:
+    """24 h of one lead, 360 → 100 Hz, in one call."""
+    rate, n = 360.0, 24 * 3600 * 360
+    x = np.random.default_rng(0).normal(0, 0.5, (1, n)).astype(np.float32)
+    spec = SignalSpec(leads=("II",), filters=PRESETS["poly"].filters, normalise="zscore")
+    frontend = ECGFrontend(spec, in_rate=rate, leads=("II",))
+    shape = "day.1x31104000@360"
+
+    def right() -> None:
+        np.testing.assert_allclose(frontend.apply(x[:, :2_000_000]).x, _scipy_chain(x[:, :2_000_000], rate), atol=2e-5)
+
+    return Bench(
+        id=f"frontend.{shape}",
+        op="frontend",
+        shape=shape,
+        dtype="float32",
+        run=lambda: frontend.apply(x),
+        check=right,
+        peers={"scipy float64": lambda: _scipy_chain(x, rate)},
+        bytes=float(n * 4 + n / rate * 100 * 4),
+        bar=10.0,
+        aim=20.0,
+    )
+
+
+def _cleaned() -> Bench:
+    """neurokit2's `ecg_clean` and scipy's FFT resampling, lead by lead: the chain of its users."""
+    rate = 500.0
+    x = _records(rate, 5000)
+    frontend = ECGFrontend("poly", in_rate=rate, leads=STANDARD_LEADS)
+    entry = _entry("64x12x5000@500.clean", x, rate, partial(frontend.apply, x), 150.0, 220.0)
+    if not find_spec("neurokit2"):
+        return replace(entry, bar=None, aim=None)
+    import neurokit2
+
+    def cleaned() -> None:
+        for lead in x.reshape(-1, x.shape[-1]):
+            signal.resample(neurokit2.ecg_clean(lead, sampling_rate=int(rate)), 1000)
+
+    return replace(entry, peers={"neurokit2": cleaned}, against="neurokit2")
+
+
+def _counts() -> Bench:
+    """int16 counts must not be slower than float32 mV."""
+    rate = 500.0
+    x = _records(rate, 5000)
+    counts = np.round(x * 1000).astype(np.int16)
+    frontend = ECGFrontend("poly", in_rate=rate, leads=STANDARD_LEADS)
+    run = partial(frontend.apply, counts, gain=1000.0)
+    entry = _entry("64x12x5000@500.counts against float32", counts / np.float32(1000), rate, run, 1.0, 1.0)
+    return replace(entry, peers={"own float32": partial(frontend.apply, x)}, against="own float32")
