@@ -71,6 +71,7 @@ void add_conv1d_cases(std::vector<Case>& cases, const std::string& isa);
 void add_linear_cases(std::vector<Case>& cases, const std::string& isa);
 void add_mlstm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_slstm_cases(std::vector<Case>& cases, const std::string& isa);
+void add_frontend_cases(std::vector<Case>& cases, const std::string& isa);
 void add_pool_cases(std::vector<Case>& cases);
 
 }  // namespace xecg::tests

@@ -38,6 +38,7 @@ int main(int count, char** arguments) {
         add_math_cases(cases, isa);
         add_conv1d_cases(cases, isa);
         add_slstm_cases(cases, isa);
+        add_frontend_cases(cases, isa);
     }
     add_pool_cases(cases);
     if (count < 2) {
