@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +14,7 @@ from xecg.errors import ShapeError, SpecError, XECGError
 from xecg.model.blocks import MLSTMBlock, SLSTMBlock, State
 from xecg.model.config import XECGConfig
 from xecg.model.init import initialise_
+from xecg.model.long import Track, piece_tokens, spilled, sweep
 from xecg.model.padding import Prepared, pool, prepare
 from xecg.signal.spec import PRESETS, SignalSpec
 
@@ -91,6 +95,7 @@ class XECG(nn.Module):
         pad_rule: str | None = None,
         hide: Tensor | None = None,
         chunk: int | None = None,
+        spill: str | os.PathLike[str] | None = None,
     ) -> Tensor:
         """Tokens in time order, (B, T, D), T = samples // patch (a last, incomplete patch is left out).
 
@@ -102,10 +107,12 @@ class XECG(nn.Module):
         pad_rule="first-sample": the rule of the published code, for parity: every token enters the recurrences, and
         `embed` leaves out those whose first sample is exactly 0 in all leads. Not together with lengths or mask.
         hide (B, T) bool: True = the mask token takes the patch's place (pretraining).
-        chunk: run each block over pieces of so many tokens: less memory, the same result up to rounding.
-        Raises ShapeError on a wrong shape, type, device or range.
+        chunk: go over the records in pieces of so many tokens, forward and back, handing states on: memory for one piece of each
+        record and for the tokens, and the same result up to rounding. spill: a folder; the tokens are kept in a file of it (without
+        a name, gone with the tensor), in the type of the weights, on the CPU, where x may be, too; chunk is then chosen unless given.
+        Raises ShapeError on a wrong shape, type, device or range, OSError where `spill` has no room.
         """
-        return self._encode(prepare(x, self.config, lengths=lengths, mask=mask, pad_rule=pad_rule), hide, chunk)
+        return self._encode(prepare(x, self.config, lengths=lengths, mask=mask, pad_rule=pad_rule), hide, chunk, spill)
 
     def embed(
         self,
@@ -115,13 +122,14 @@ class XECG(nn.Module):
         mask: Tensor | None = None,
         pad_rule: str | None = None,
         chunk: int | None = None,
+        spill: str | os.PathLike[str] | None = None,
     ) -> Tensor:
         """One vector a record, (B, D): mean (or max, `config.pooling`) of its valid tokens. Arguments as `encode`.
 
         Raises ShapeError also when a record has no valid token.
         """
         ready = prepare(x, self.config, lengths=lengths, mask=mask, pad_rule=pad_rule)
-        return pool(self._encode(ready, None, chunk), ready.valid, self.config.pooling)
+        return pool(self._encode(ready, None, chunk, spill), ready.valid, self.config.pooling)
 
     def valid_tokens(
         self,
@@ -177,32 +185,42 @@ class XECG(nn.Module):
                 "cannot go token by token; needed one without such blocks, as xecg.load('tiny-causal')"
             )
 
-    def _encode(self, ready: Prepared, hide: Tensor | None, chunk: int | None) -> Tensor:
-        like, (B, _, samples) = self.mask_token, ready.x.shape
-        T = samples // self.config.patch
-        if ready.x.device != like.device:
+    def _encode(
+        self, ready: Prepared, hide: Tensor | None, chunk: int | None, spill: str | os.PathLike[str] | None
+    ) -> Tensor:
+        like, B, T = self.mask_token, len(ready.x), ready.tokens
+        if spill is None and ready.x.device != like.device:
             raise ShapeError(f"x is on {ready.x.device}; needed on {like.device}, the model's device")
         if hide is not None and (tuple(hide.shape) != (B, T) or hide.dtype != torch.bool):
             raise ShapeError(f"hide is {tuple(hide.shape)} {hide.dtype}; needed {(B, T)} torch.bool")
         if chunk is not None and chunk < 1:
             raise ShapeError(f"chunk is {chunk}; needed at least 1 token, or None")
-        y = self.patch(ready.x.to(like.dtype))
-        if hide is not None:
-            y = torch.where(hide[..., None], like, y)
-        size = chunk or T
-        for block in self._stack:
-            y = block(y, lengths=ready.steps) if size >= T else _in_pieces(block, y, ready.steps, size)
-        if ready.steps is not None:
-            y = y.masked_fill((torch.arange(T, device=y.device) >= ready.steps[:, None])[..., None], 0)
+        if spill is None and (chunk is None or chunk >= T):
+            y = self._patches(ready, hide, 0, T)
+            for block in self._stack:
+                y = block(y, lengths=ready.steps)
+        else:
+            y = like.new_empty(B, T, len(like)) if spill is None else spilled(spill, (B, T, len(like)), like.dtype)
+            sweep(self._stack, self._tracks(ready, hide, y), chunk or piece_tokens(B))
+        if ready.steps is None:
+            return y
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return y.masked_fill((torch.arange(T, device=y.device) >= ready.steps[:, None])[..., None], 0)
+        for row, steps in zip(y, ready.steps.tolist()):
+            row[steps:] = 0
         return y
 
+    def _tracks(self, ready: Prepared, hide: Tensor | None, tokens: Tensor) -> list[Track]:
+        """One for each record; tokens (B, T, D)."""
+        steps = [ready.tokens] * len(ready.x) if ready.steps is None else ready.steps.tolist()
 
-def _in_pieces(block: MLSTMBlock | SLSTMBlock, x: Tensor, steps: Tensor | None, size: int) -> Tensor:
-    """`block(x)` over pieces of `size` tokens, in the block's own direction, handing the state on."""
-    state, pieces = block.initial_state(len(x)), {}
-    starts = range(0, x.shape[1], size)
-    for start in reversed(starts) if block.reverse else starts:
-        piece = x[:, start : start + size]
-        left = None if steps is None else (steps - start).clamp(0, piece.shape[1])
-        pieces[start], state = block.resume(piece, state, lengths=left)
-    return torch.cat([pieces[start] for start in starts], 1)
+        def reader(b: int) -> Callable[[int, int], Tensor]:
+            row, hidden = ready.record(b), None if hide is None else hide[b : b + 1]
+            return lambda first, last: self._patches(row, hidden, first, last)[0]
+
+        return [Track(reader(b), steps[b], tokens[b]) for b in range(len(ready.x))]
+
+    def _patches(self, ready: Prepared, hide: Tensor | None, first: int, last: int) -> Tensor:
+        """What enters the first block at tokens first..last, (B, last − first, D)."""
+        y = self.patch(ready.patches(first, last).to(self.mask_token))
+        return y if hide is None else torch.where(hide[:, first:last, None], self.mask_token, y)

@@ -13,12 +13,45 @@ from xecg.model.config import XECGConfig
 __all__ = ["Prepared", "pool", "prepare"]
 
 
-class Prepared(NamedTuple):
-    """What the encoder works on; None means all tokens."""
+_STRETCH = 1 << 16  # tokens looked at or summed at once: what is made on the way stays small however long the record
 
-    x: Tensor  # (B, leads, T·patch), missing samples 0
+
+class Prepared(NamedTuple):
+    """What the encoder works on; None means all tokens. `patches` gives the input: records are not copied as a whole."""
+
+    x: Tensor  # (B, leads, T·patch), as given
+    patch: int
+    mask: Tensor | None  # (B, leads or 1, T·patch) bool, as given
+    whole: Tensor | None  # (B,) whole patches of each record's length
     valid: Tensor | None  # (B, T) bool, tokens to pool
     steps: Tensor | None  # (B,) tokens that enter the recurrences
+
+    @property
+    def tokens(self) -> int:
+        return self.x.shape[-1] // self.patch
+
+    def record(self, b: int) -> Prepared:
+        """Record b alone."""
+        x, mask, whole, valid, steps = (
+            None if t is None else t[b : b + 1] for t in (self.x, self.mask, self.whole, self.valid, self.steps)
+        )
+        assert x is not None
+        return Prepared(x, self.patch, mask, whole, valid, steps)
+
+    def present(self, first: int, last: int) -> Tensor | None:
+        """Which samples of tokens first..last are there, bool (B, leads or 1, samples); None: all."""
+        samples = slice(first * self.patch, last * self.patch)
+        there = None if self.mask is None else self.mask[..., samples]
+        if self.whole is not None:
+            inside = torch.arange(samples.start, samples.stop, device=self.x.device)
+            inside = inside < self.whole[:, None, None] * self.patch
+            there = inside if there is None else there & inside
+        return there
+
+    def patches(self, first: int, last: int) -> Tensor:
+        """The samples of tokens first..last, (B, leads, samples), missing ones 0."""
+        x, there = self.x[..., first * self.patch : last * self.patch], self.present(first, last)
+        return x if there is None else x.masked_fill(~there, 0)
 
 
 def prepare(
@@ -34,23 +67,28 @@ def prepare(
     if pad_rule is not None:
         _need(pad_rule == "first-sample", "pad_rule", repr(pad_rule), "None or 'first-sample'")
         _need(lengths is None and mask is None, "pad_rule", "given beside lengths or mask", "one of them")
-        return Prepared(x, (x[..., ::patch] != 0).any(1), None)
+        return Prepared(x, patch, None, None, (x[..., ::patch] != 0).any(1), None)
     if lengths is None and mask is None:
-        return Prepared(x, None, None)
+        return Prepared(x, patch, None, None, None, None)
 
-    present = x.new_ones(len(x), 1, T * patch, dtype=torch.bool)
     if mask is not None:
         shapes = {2: (len(x), samples), 3: (len(x), config.leads, samples)}
         _need(mask.dtype == torch.bool, "mask", mask.dtype, "bool")
         _need(tuple(mask.shape) in shapes.values(), "mask", tuple(mask.shape), f"{shapes[3]} or {shapes[2]}")
         _need(mask.device == x.device, "mask", f"on {mask.device}", f"on {x.device}, as x")
-        present = present & (mask if mask.dim() == 3 else mask[:, None])[..., : T * patch]
-    if lengths is not None:
-        whole = _whole_patches(lengths, x, samples, patch)
-        present = present & (torch.arange(T * patch, device=x.device) < whole[:, None, None] * patch)
-    valid = present.unflatten(-1, (T, patch)).any(-1).any(1)  # (B, T)
+        mask = (mask if mask.dim() == 3 else mask[:, None])[..., : T * patch]
+    whole = None if lengths is None else _whole_patches(lengths, x, samples, patch)
+    ready = Prepared(x, patch, mask, whole, None, None)
+    valid = torch.cat([_any_present(ready, first, min(first + _STRETCH, T)) for first in range(0, T, _STRETCH)], 1)
     steps = ((torch.arange(T, device=x.device) + 1) * valid).amax(1)  # one past the last valid token
-    return Prepared(x.masked_fill(~present, 0), valid, steps)
+    return ready._replace(valid=valid, steps=steps)
+
+
+def _any_present(ready: Prepared, first: int, last: int) -> Tensor:
+    """Which of tokens first..last have a sample, bool (B, tokens)."""
+    there = ready.present(first, last)
+    assert there is not None
+    return there.unflatten(-1, (last - first, ready.patch)).any(-1).any(1)
 
 
 def pool(tokens: Tensor, valid: Tensor | None, how: str) -> Tensor:
@@ -61,9 +99,11 @@ def pool(tokens: Tensor, valid: Tensor | None, how: str) -> Tensor:
     if not torch.compiler.is_compiling():
         empty = (count == 0).nonzero().flatten().tolist()
         _need(not empty, "x", f"without a valid token in records {empty[:10]}", "at least one in every record")
+    pieces = list(zip(tokens.split(_STRETCH, 1), valid.split(_STRETCH, 1)))
     if how == "max":
-        return tokens.masked_fill(~valid[..., None], -torch.inf).amax(1)
-    return tokens.masked_fill(~valid[..., None], 0).sum(1) / count[:, None].to(tokens.dtype)
+        return torch.stack([y.masked_fill(~v[..., None], -torch.inf).amax(1) for y, v in pieces]).amax(0)
+    total = torch.stack([y.masked_fill(~v[..., None], 0).sum(1) for y, v in pieces]).sum(0)
+    return total / count[:, None].to(tokens.dtype)
 
 
 def _whole_patches(lengths: Tensor, x: Tensor, samples: int, patch: int) -> Tensor:
