@@ -16,6 +16,7 @@ import torch
 import xecg
 from xecg.errors import ReadError, SpecError
 from xecg.model import XECG, XECGConfig, archive_inputs, archive_output
+from xecg.model import archive as archive_module
 from xecg.model.archive import embed_archive
 from xecg.signal import PRESETS, STANDARD_LEADS, preprocess
 
@@ -69,6 +70,28 @@ def test_window_is_embedded_as_a_recording_of_its_own(archive: Path, model: XECG
     with torch.inference_mode():
         expected = model.embed(torch.from_numpy(ready.x)[None], mask=torch.from_numpy(ready.mask)[None])[0].numpy()
     np.testing.assert_allclose(table["site-b/long", 20.0]["embedding"], expected, **TOL_BATCH)
+
+
+def test_tokens_too_many_for_memory_go_to_the_working_folder(
+    archive: Path, model: XECG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed_archive(archive, model, tmp_path / "a")
+    spills: list[Path] = []
+    embed = XECG.embed
+
+    def seen(self: XECG, *args: Any, spill: Path | None = None, **options: Any) -> torch.Tensor:
+        spills.extend([spill] if spill is not None else [])
+        return embed(self, *args, spill=spill, **options)
+
+    monkeypatch.setattr(XECG, "embed", seen)
+    monkeypatch.setattr(archive_module, "_SPILL_TOKENS", 10)
+    embed_archive(archive, model, tmp_path / "b")
+    assert set(spills) == {tmp_path / "b.partial"}
+    assert not (tmp_path / "b.partial").exists()
+    one, other = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert list(one) == list(other)
+    for key, row in one.items():
+        np.testing.assert_allclose(other[key]["embedding"], row["embedding"], **TOL_BATCH)
 
 
 def test_missing_leads_are_masked_not_refused(archive: Path, model: XECG, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ _T = TypeVar("_T")
 _BATCH_SECONDS = 10.0  # `batch_size` counts ECGs of this length
 _LENGTH_STEP = 1.25  # lengths within this factor share a batch: at most a fifth of it is padding
 _CHUNK_TOKENS = 1024  # longer sequences go through the blocks in stretches: memory stays bounded
+_SPILL_TOKENS = (
+    1 << 16
+)  # tokens of a batch, padding too, that are kept in memory: 0.25 GB for `base`; more go to a file
 _LONG_BATCH = 1 << 21  # samples of a batch of such sequences: time steps come one after another, so they share them
 _WAITING = 1 << 23  # samples that wait for company at most: 0.5 GB with 12 leads
 
@@ -152,7 +155,7 @@ def embed_archive(
             path = part_path(folder, origin, part)
             if not is_whole(path):
                 ready = _read_ahead(part, model.spec, window_s, reading, workers or os.cpu_count() or 1)
-                write_part(path, *_embed_part(_counted(ready, done, tell), model, batch_size))
+                write_part(path, *_embed_part(_counted(ready, done, tell), model, batch_size, folder))
             parts.append(path)
             done += len(part)
         tell(done)
@@ -261,7 +264,7 @@ def _nothing_to_embed(record: Input, recording: Recording, spec: SignalSpec, n_e
 
 
 def _embed_part(
-    records: Iterable[_Ready], model: XECG, batch_size: int
+    records: Iterable[_Ready], model: XECG, batch_size: int, folder: Path
 ) -> tuple[np.ndarray, list[dict[str, Any]], dict[str, Any]]:
     """Embeddings float32 (rows, D) in the order of the records, the rows' other fields, and the part's facts.
 
@@ -275,7 +278,7 @@ def _embed_part(
 
     def run(length: int) -> None:
         batch = waiting.pop(length)
-        vectors.update(zip(batch, _embed(list(batch.values()), model)))
+        vectors.update(zip(batch, _embed(list(batch.values()), model, folder)))
 
     for ready in records:
         if ready.error is not None:
@@ -308,15 +311,18 @@ def _length_class(samples: int, patch: int) -> int:
     return tokens * patch
 
 
-def _embed(pieces: Sequence[_Piece], model: XECG) -> np.ndarray:
-    """float32 (pieces, D)."""
+def _embed(pieces: Sequence[_Piece], model: XECG, folder: Path) -> np.ndarray:
+    """float32 (pieces, D). Tokens that are too many for memory are kept in a file of `folder`."""
     import torch
 
     lengths = [piece.x.shape[-1] for piece in pieces]
-    x = np.zeros((len(pieces), pieces[0].x.shape[0], max(lengths)), np.float32)
-    mask = np.zeros(x.shape, bool)
-    for n, piece in enumerate(pieces):
-        x[n, :, : lengths[n]], mask[n, :, : lengths[n]] = piece.x, piece.mask
+    if len(pieces) == 1:
+        x, mask = pieces[0].x[None], pieces[0].mask[None]
+    else:
+        x = np.zeros((len(pieces), pieces[0].x.shape[0], max(lengths)), np.float32)
+        mask = np.zeros(x.shape, bool)
+        for n, piece in enumerate(pieces):
+            x[n, :, : lengths[n]], mask[n, :, : lengths[n]] = piece.x, piece.mask
     device = next(model.parameters()).device
     with torch.inference_mode():
         vectors = model.embed(
@@ -324,5 +330,6 @@ def _embed(pieces: Sequence[_Piece], model: XECG) -> np.ndarray:
             lengths=torch.tensor(lengths, device=device),
             mask=torch.from_numpy(mask).to(device),
             chunk=_CHUNK_TOKENS,
+            spill=folder if device.type == "cpu" and x[:, 0].size > _SPILL_TOKENS * model.spec.patch else None,
         )
     return vectors.float().cpu().numpy()
