@@ -3,7 +3,7 @@
 from benchecg.metrics.classification import auroc, average_precision, confusion, macro, precision_recall_f1
 from benchecg.metrics.peaks import PEAK_NAMES, TOLERANCES_S, peak_counts, peak_metrics, peak_record_f1
 from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums, rsmape_terms
-from benchecg.metrics.statistic import KINDS, Statistic, questions, statistic
+from benchecg.metrics.statistic import KINDS, Statistic, statistic
 from benchecg.metrics.survival import concordance, concordance_many
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "peak_metrics",
     "peak_record_f1",
     "precision_recall_f1",
-    "questions",
     "regression",
     "regression_sums",
     "rsmape_terms",

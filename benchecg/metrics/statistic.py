@@ -16,10 +16,9 @@ from benchecg.metrics.peaks import PEAK_NAMES, peak_counts, peak_metrics
 from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums
 from benchecg.metrics.survival import concordance_many
 from xecg.errors import SpecError
+from xecg.model.head_spec import KINDS, questions
 
-__all__ = ["KINDS", "Statistic", "predicted_class", "questions", "statistic"]
-
-KINDS = ("multiclass", "multilabel", "panel", "binary", "regression", "peaks", "survival")
+__all__ = ["KINDS", "Statistic", "predicted_class", "statistic"]
 
 _CELLS = 4_000_000  # weights held at once while an AUROC is resampled: 32 MB of float64
 
@@ -93,14 +92,6 @@ def statistic(
     if kind == "panel":
         return _panel(truth, score, cluster, n_clusters, classes)
     raise SpecError(f"task kind is {kind!r}; needed one of {', '.join(KINDS)}")
-
-
-def questions(classes: tuple[str, ...]) -> dict[str, list[int]]:
-    """Question of a panel → its columns, from class names "question/class"."""
-    columns: dict[str, list[int]] = {}
-    for i, name in enumerate(classes):
-        columns.setdefault(name.rpartition("/")[0], []).append(i)
-    return columns
 
 
 def _multiclass(

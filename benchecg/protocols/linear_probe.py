@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from benchecg.metrics import questions, statistic
+from benchecg.metrics import statistic
 from benchecg.protocols.cox import CoxRidge
 from benchecg.tasks.base import Task
 from xecg.errors import SpecError
+from xecg.model.head_spec import questions
 
 __all__ = ["C_GRID", "Probe", "best_setting", "linear_probe", "metric_of"]
 

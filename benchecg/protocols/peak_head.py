@@ -1,10 +1,9 @@
 """Peak head: a linear map from each token to one value per 10 ms of it, and the peaks picked from that curve.
 
 The head is a ridge regression (closed form, one solve per C of the grid) on the token's standardised features. Its target is a bell
-of 20 ms around each true peak instead of a single sample, so that the curve's top can be placed between samples. Picking: local
-maxima (the middle of a plateau) of at least theta, of two nearer than 200 ms the higher, then a parabola through the three samples
-of the top. C and theta are chosen together on the validation records by F1 at ±75 ms (ties: the smaller C, then the smaller theta);
-the head is then fitted again on train and validation, and applied to the test records once.
+of 20 ms around each true peak instead of a single sample, so that the curve's top can be placed between samples
+(`xecg.signal.peaks.pick`). C and theta are chosen together on the validation records by F1 at ±75 ms (ties: the smaller C, then the
+smaller theta); the head is then fitted again on train and validation, and applied to the test records once.
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ from benchecg.protocols.linear_probe import C_GRID
 from xecg.errors import SpecError
 from xecg.signal import peaks
 
-__all__ = ["THETA_GRID", "PeakProbe", "peak_probe", "pick"]
+__all__ = ["THETA_GRID", "PeakProbe", "peak_probe"]
 
 THETA_GRID = tuple(round(0.05 * i, 2) for i in range(1, 20))
 _STEP_S = 0.010  # one output per 10 ms of a token: 25 for the 0.25 s tokens of xECG
 _MOST_OUTPUTS = 1_000  # longer tokens than 10 s get a coarser curve
 _BELL_S = 0.020
-_REFRACTORY_S = 0.200  # no two beats of a heart are nearer (AAMI EC57 practice; the detector of xecg uses the same)
 _TOLERANCE_S = 0.075  # of the choice: ±10 ms is near the jitter of the marks
 
 
@@ -42,45 +40,6 @@ class PeakProbe:
     outputs: int
     validation: dict[str, float | None]
     n_fit: int
-
-
-def pick(time_s: np.ndarray, height: np.ndarray, *, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Peaks of a curve sampled at ascending `time_s`: their times (s) and heights, ascending in time. See the module's text."""
-    height = np.asarray(height, float)
-    run = np.flatnonzero(np.r_[True, height[1:] != height[:-1]])  # first sample of each run of equal values
-    level = height[run]
-    padded = np.r_[-np.inf, level, -np.inf]
-    top = np.flatnonzero((level > padded[:-2]) & (level > padded[2:]) & (level >= theta))
-    last = np.r_[run[1:], len(height)] - 1
-    at = (run[top] + last[top]) // 2
-    kept = _strongest_apart(time_s[at], height[at])
-    return _between(time_s, height, at[kept]), height[at[kept]]
-
-
-def _strongest_apart(time_s: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Indices kept, ascending: from the highest down, none nearer than the refractory time to one already kept."""
-    free = np.ones(len(time_s), bool)
-    kept = []
-    for i in np.argsort(-height, kind="stable").tolist():
-        if free[i]:
-            kept.append(i)
-            first, last = np.searchsorted(time_s, [time_s[i] - _REFRACTORY_S, time_s[i] + _REFRACTORY_S])
-            free[first:last] = False
-    return np.array(sorted(kept), dtype=np.int64)
-
-
-def _between(time_s: np.ndarray, height: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The top of the parabola through each sample and its neighbours, at most half a step away; the sample itself at an edge."""
-    inner = np.clip(at, 1, max(1, len(height) - 2))
-    if len(height) < 3:
-        return time_s[at]
-    left, mid, right = height[inner - 1], height[inner], height[inner + 1]
-    bend = left - 2 * mid + right
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shift = np.where(bend < 0, 0.5 * (left - right) / bend, 0.0)
-    shift = np.where(inner == at, np.clip(shift, -0.5, 0.5), 0.0)
-    step = np.where(shift < 0, time_s[inner] - time_s[inner - 1], time_s[inner + 1] - time_s[inner])
-    return time_s[at] + shift * step
 
 
 class _Head:
@@ -142,7 +101,7 @@ def peak_probe(
 
 
 def _picked(head: _Head, c: float, tokens: Tokens, outputs: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    return pick(_grid(tokens, outputs).ravel(), head.curve(tokens, c).ravel(), theta=theta)
+    return peaks.pick(_grid(tokens, outputs).ravel(), head.curve(tokens, c).ravel(), theta=theta)
 
 
 def _best_theta(

@@ -10,12 +10,12 @@ from benchecg.metrics import PEAK_NAMES, TOLERANCES_S, peak_counts, peak_metrics
 from benchecg.models import Tokens, load_adapter
 from benchecg.predictions import read_predictions
 from benchecg.protocols import C_GRID, THETA_GRID, peak_probe
-from benchecg.protocols.peak_head import pick
 from benchecg.running import load_data, run
 from benchecg.scoring import score
 from benchecg.tasks import load_task
 from xecg.errors import SpecError
 from xecg.signal import simulate
+from xecg.signal.peaks import pick
 
 TOL_FLOOR = 0.01  # simulated floors against the printed three digits
 

@@ -13,16 +13,21 @@ if TYPE_CHECKING:
     from xecg.model.checkpoint import load, save
     from xecg.model.config import XECGConfig
     from xecg.model.encoder import XECG
+    from xecg.model.heads import Head, HeadSpec, load_head, save_head
 
 _HOME = {
+    "Head": "xecg.model.heads",
+    "HeadSpec": "xecg.model.head_spec",
     "XECG": "xecg.model.encoder",
     "XECGConfig": "xecg.model.config",
     "load": "xecg.model.checkpoint",
+    "load_head": "xecg.model.heads",
     "save": "xecg.model.checkpoint",
+    "save_head": "xecg.model.heads",
 }
 _MODULES = ("archive", "convert")
 
-__all__ = ["XECG", "XECGConfig", "archive", "convert", "load", "save"]
+__all__ = ["XECG", "Head", "HeadSpec", "XECGConfig", "archive", "convert", "load", "load_head", "save", "save_head"]
 
 
 def __getattr__(name: str) -> Any:

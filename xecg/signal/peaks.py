@@ -1,4 +1,4 @@
-"""The one matcher of true and found peaks: strict, one to one, with an inclusive tolerance."""
+"""The one matcher of true and found peaks: strict, one to one, with an inclusive tolerance. And the one way from a curve to peaks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from xecg.errors import ShapeError
 
-__all__ = ["Matches", "match"]
+__all__ = ["Matches", "match", "pick"]
 
+_REFRACTORY_S = 0.200  # no two beats of a heart are nearer (AAMI EC57 practice; the QRS detector uses the same)
 _SLACK_S = 1e-9  # s, so that times made by floating-point arithmetic still meet the inclusive bound
 
 
@@ -69,6 +70,49 @@ def match(truth_s: Sequence[float] | np.ndarray, found_s: Sequence[float] | np.n
     original = np.stack([truth_order[chosen[:, 0]], found_order[chosen[:, 1]]], axis=1).astype(np.int64)
     errors = found[original[:, 1]] - truth[original[:, 0]]
     return Matches(original, len(pairs), len(p) - len(pairs), len(g) - len(pairs), errors)
+
+
+def pick(time_s: np.ndarray, height: np.ndarray, *, theta: float) -> tuple[np.ndarray, np.ndarray]:
+    """Peaks of a curve sampled at ascending `time_s`: their times (s) and heights, ascending in time.
+
+    Local maxima (the middle of a plateau) of at least `theta`; of two nearer than 200 ms the higher; placed between samples by a
+    parabola through the three of the top.
+    """
+    height = np.asarray(height, float)
+    run = np.flatnonzero(np.r_[True, height[1:] != height[:-1]])  # first sample of each run of equal values
+    level = height[run]
+    padded = np.r_[-np.inf, level, -np.inf]
+    top = np.flatnonzero((level > padded[:-2]) & (level > padded[2:]) & (level >= theta))
+    last = np.r_[run[1:], len(height)] - 1
+    at = (run[top] + last[top]) // 2
+    kept = _strongest_apart(time_s[at], height[at])
+    return _between(time_s, height, at[kept]), height[at[kept]]
+
+
+def _strongest_apart(time_s: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """Indices kept, ascending: from the highest down, none nearer than the refractory time to one already kept."""
+    free = np.ones(len(time_s), bool)
+    kept = []
+    for i in np.argsort(-height, kind="stable").tolist():
+        if free[i]:
+            kept.append(i)
+            first, last = np.searchsorted(time_s, [time_s[i] - _REFRACTORY_S, time_s[i] + _REFRACTORY_S])
+            free[first:last] = False
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _between(time_s: np.ndarray, height: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The top of the parabola through each sample and its neighbours, at most half a step away; the sample itself at an edge."""
+    inner = np.clip(at, 1, max(1, len(height) - 2))
+    if len(height) < 3:
+        return time_s[at]
+    left, mid, right = height[inner - 1], height[inner], height[inner + 1]
+    bend = left - 2 * mid + right
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = np.where(bend < 0, 0.5 * (left - right) / bend, 0.0)
+    shift = np.where(inner == at, np.clip(shift, -0.5, 0.5), 0.0)
+    step = np.where(shift < 0, time_s[inner] - time_s[inner - 1], time_s[inner + 1] - time_s[inner])
+    return time_s[at] + shift * step
 
 
 def _times(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
