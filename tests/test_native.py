@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCTS = ("linear", "mlstm")
-KERNELS = ("math_exp", "math_tanh", "math_sigmoid", "math_log_sigmoid", "math_log1p", "conv1d", "slstm", *PRODUCTS)
+KERNELS = (
+    "math_exp",
+    "math_tanh",
+    "math_sigmoid",
+    "math_log_sigmoid",
+    "math_log1p",
+    "conv1d",
+    "norm",
+    "slstm",
+    "frontend",
+    *PRODUCTS,
+)
 POOL = ("pool_every_index", "pool_nested", "pool_concurrent", "pool_forked")
 CASES = [*(f"{name}.{isa}" for isa in ("base", "avx2", "avx512") for name in KERNELS), *POOL]
 CASES += [f"{name}.amx" for name in PRODUCTS]  # all else is avx512's

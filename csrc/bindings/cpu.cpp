@@ -130,6 +130,52 @@ void gated_backward(int64_t rows, int64_t n, bool gelu, int dtype, Address a, in
     parallel_for(rows, 1 + gated_grain / (n + 1), [&](int64_t lo, int64_t hi) { k.gated_backward(g, lo, hi); });
 }
 
+NormForward norm_arguments(int64_t rows, int64_t H, int64_t D, float eps, int inner, int outer, Address x, int64_t x_r,
+                           int64_t x_h, Address weight, Address skip, int64_t skip_r, Address skip_weight, Address gate,
+                           int64_t gate_r, Address y) {
+    return NormForward{{rows, H, D, eps, DType(inner), DType(outer)},
+                       at<const void>(x),
+                       x_r,
+                       x_h,
+                       at<const float>(weight),
+                       at<const void>(skip),
+                       skip_r,
+                       at<const float>(skip_weight),
+                       at<const void>(gate),
+                       gate_r,
+                       at<void>(y)};
+}
+
+void norm_forward(int64_t rows, int64_t H, int64_t D, float eps, int inner, int outer, Address x, int64_t x_r, int64_t x_h,
+                  Address weight, Address skip, int64_t skip_r, Address skip_weight, Address gate, int64_t gate_r, Address y) {
+    const NormForward a =
+        norm_arguments(rows, H, D, eps, inner, outer, x, x_r, x_h, weight, skip, skip_r, skip_weight, gate, gate_r, y);
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    parallel_for(rows, 1 + gated_grain / (H * D + 1), [&](int64_t lo, int64_t hi) { k.norm_forward(a, lo, hi); });
+}
+
+void norm_backward(int64_t rows, int64_t H, int64_t D, float eps, int inner, int outer, Address x, int64_t x_r, int64_t x_h,
+                   Address weight, Address skip, int64_t skip_r, Address skip_weight, Address gate, int64_t gate_r, Address dy,
+                   int64_t dy_r, Address dx, Address dskip, Address dgate, Address partials, Address dweight,
+                   Address dskip_weight) {
+    const NormBackward a{
+        norm_arguments(rows, H, D, eps, inner, outer, x, x_r, x_h, weight, skip, skip_r, skip_weight, gate, gate_r, 0),
+        at<const void>(dy),
+        dy_r,
+        at<void>(dx),
+        at<void>(dskip),
+        at<void>(dgate),
+        at<float>(partials),
+        at<float>(dweight),
+        at<float>(dskip_weight)};
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t grain = 1 + gated_grain / (norm_chunk_rows * H * D + 1);
+    parallel_for(norm_chunks(rows), grain, [&](int64_t lo, int64_t hi) { k.norm_backward(a, lo, hi); });
+    parallel_for(k.norm_weights_tasks(a.forward.shape), 64, [&](int64_t lo, int64_t hi) { k.norm_weights_backward(a, lo, hi); });
+}
+
 void frontend(int64_t rows, int64_t n, int64_t m, Address x, Address x_at, bool counts, Address mv_per_count, Address baseline,
               int stages, Address stage_sections, Address stage_pad, Address coefficients, Address steady, float dc, int64_t up,
               int64_t down, int64_t half, int64_t taps, Address fir, bool zscore, float flat_std, Address y, Address y_at,
@@ -403,6 +449,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("linear", &linear);
     m.def("gated_forward", &gated_forward);
     m.def("gated_backward", &gated_backward);
+    m.attr("norm_chunk_rows") = norm_chunk_rows;
+    m.def("norm_forward", &norm_forward);
+    m.def("norm_backward", &norm_backward);
     m.def("frontend", &frontend);
     m.def("frontend_stream", &frontend_stream);
     m.attr("slstm_max_units") = slstm_max_units;

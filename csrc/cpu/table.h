@@ -9,6 +9,7 @@
 #include "../common/gated.h"
 #include "../common/linear.h"
 #include "../common/mlstm.h"
+#include "../common/norm.h"
 #include "../common/slstm.h"
 
 namespace xecg {
@@ -26,6 +27,10 @@ struct KernelTable {
     int64_t (*linear_scratch)(const Linear&);
     void (*gated_forward)(const Gated&, int64_t, int64_t);
     void (*gated_backward)(const Gated&, int64_t, int64_t);
+    void (*norm_forward)(const NormForward&, int64_t, int64_t);
+    void (*norm_backward)(const NormBackward&, int64_t, int64_t);
+    void (*norm_weights_backward)(const NormBackward&, int64_t, int64_t);
+    int64_t (*norm_weights_tasks)(const NormShape&);
     void (*frontend)(const Frontend&, int64_t, int64_t, float*);
     int64_t (*frontend_tasks)(const Frontend&);
     int64_t (*frontend_scratch)(const Frontend&);

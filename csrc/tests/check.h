@@ -70,6 +70,7 @@ void add_math_cases(std::vector<Case>& cases, const std::string& isa);
 void add_conv1d_cases(std::vector<Case>& cases, const std::string& isa);
 void add_linear_cases(std::vector<Case>& cases, const std::string& isa);
 void add_mlstm_cases(std::vector<Case>& cases, const std::string& isa);
+void add_norm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_slstm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_frontend_cases(std::vector<Case>& cases, const std::string& isa);
 void add_pool_cases(std::vector<Case>& cases);

@@ -37,6 +37,7 @@ int main(int count, char** arguments) {
         if (isa == "amx") continue;  // the rest is avx512's
         add_math_cases(cases, isa);
         add_conv1d_cases(cases, isa);
+        add_norm_cases(cases, isa);
         add_slstm_cases(cases, isa);
         add_frontend_cases(cases, isa);
     }

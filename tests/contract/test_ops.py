@@ -22,6 +22,7 @@ SIGNATURES = {
     "causal_conv1d_step_": "(x, weight, bias, state, *, activation=None, out=None)",
     "linear": "(x, weight, bias=None)",
     "gated": "(a, b, *, activation)",
+    "norm": "(x, weight, *, skip=None, skip_weight=None, gate=None, eps=1e-05)",
     "use_backend": "(name)",
 }
 

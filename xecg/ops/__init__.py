@@ -5,6 +5,7 @@ from xecg.ops.conv1d import causal_conv1d, causal_conv1d_step, causal_conv1d_ste
 from xecg.ops.gated import gated
 from xecg.ops.linear import linear
 from xecg.ops.mlstm import MLSTMState, mlstm, mlstm_step, mlstm_step_
+from xecg.ops.norm import norm
 from xecg.ops.slstm import SLSTMState, slstm, slstm_step, slstm_step_
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "mlstm",
     "mlstm_step",
     "mlstm_step_",
+    "norm",
     "slstm",
     "slstm_step",
     "slstm_step_",

@@ -18,7 +18,14 @@ __all__ = ["backends", "pick", "use_backend"]
 _NAMES = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 # Public op → the file that holds it, on every floor.
-OPS = {"mlstm": "mlstm", "slstm": "slstm", "causal_conv1d": "conv1d", "linear": "linear", "gated": "gated"}
+OPS = {
+    "mlstm": "mlstm",
+    "slstm": "slstm",
+    "causal_conv1d": "conv1d",
+    "linear": "linear",
+    "gated": "gated",
+    "norm": "norm",
+}
 
 # Process-wide, because autograd runs backward in threads of its own.
 _forced: str | None = os.environ.get("XECG_BACKEND") or None
@@ -80,7 +87,7 @@ def backends(
 ) -> dict[str, str]:
     """Backends of an op on a device, fastest first, each with "" when it can serve it, else the reason why not.
 
-    op: "mlstm", "slstm", "causal_conv1d", "linear" or "gated". sizes: what a kernel may be limited by, such as taps=4.
+    op: "mlstm", "slstm", "causal_conv1d", "linear", "gated" or "norm". sizes: what a kernel may be limited by, such as taps=4.
     Raises BackendError for an unknown op.
     """
     if op not in OPS:

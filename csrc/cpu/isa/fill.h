@@ -9,6 +9,7 @@
 #include "../mlstm.h"
 #include "../mlstm_backward.h"
 #include "../mlstm_step.h"
+#include "../norm.h"
 #include "../slstm_backward.h"
 #include "../table.h"
 
@@ -25,6 +26,7 @@ const KernelTable table = {
     conv1d_forward, conv1d_backward, conv1d_forward_tasks, conv1d_backward_tasks,
     linear, linear_tasks, linear_scratch,
     gated_forward, gated_backward,
+    norm_forward, norm_backward, norm_weights_backward, norm_weights_tasks,
     frontend, frontend_tasks, frontend_scratch,
     frontend_long, frontend_long_scratch,
     frontend_stream, frontend_stream_tasks, frontend_stream_scratch,
