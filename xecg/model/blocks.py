@@ -50,14 +50,14 @@ class Norm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """Group norm over each head's features, (..., H, Dh) → (..., H·Dh). The stored weight w (H·Dh) acts as 1 + w."""
+    """Group norm over each head's features, (..., H, Dh) → (..., H·Dh), and what follows it (`ops.norm`). w acts as 1 + w."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = _empty(width)
 
-    def forward(self, h: Tensor) -> Tensor:
-        return F.layer_norm(h, h.shape[-1:], eps=_EPS).flatten(-2) * (1 + self.weight)
+    def forward(self, h: Tensor, **rest: Tensor) -> Tensor:
+        return ops.norm(h, self.weight, eps=_EPS, **rest)
 
 
 def _wide(parameter: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class MLSTMBlock(nn.Module):
         return q, k, v, *gates.chunk(2, -1)
 
     def _gated(self, h: Tensor, a: Tensor, z: Tensor) -> Tensor:
-        return ops.gated(z, (self.headnorm(h) + self.skip * a).to(z.dtype), activation="silu")
+        return self.headnorm(h, skip=a, skip_weight=self.skip, gate=z)
 
 
 class SLSTMBlock(nn.Module):
@@ -196,7 +196,7 @@ class SLSTMBlock(nn.Module):
         y = self.norm(x)
         a = self._conv(ops.causal_conv1d, y, lengths=lengths, reverse=self.reverse)
         h: Any = ops.slstm(self._gates(a, y, _SEQUENCE), self.R, self.bias, lengths=lengths, reverse=self.reverse)
-        return self._feed_forward(x + self.headnorm(h), _SEQUENCE)
+        return self._feed_forward(self.headnorm(h, skip=x), _SEQUENCE)
 
     def resume(self, x: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         y = self.norm(x)
@@ -204,13 +204,13 @@ class SLSTMBlock(nn.Module):
         a, conv = self._conv(ops.causal_conv1d, y, initial_state=state["conv"], **way)
         gates = self._gates(a, y, _SEQUENCE)
         h, cell = ops.slstm(gates, self.R, self.bias, initial_state=self._cell(state), **way)
-        return self._feed_forward(x + self.headnorm(h), _SEQUENCE), {"conv": conv, **cell._asdict()}
+        return self._feed_forward(self.headnorm(h, skip=x), _SEQUENCE), {"conv": conv, **cell._asdict()}
 
     def step_(self, x: Tensor, state: State) -> Tensor:
         y = self.norm(x)
         a = self._conv(ops.causal_conv1d_step_, y, state=state["conv"])
         h = ops.slstm_step_(self._gates(a, y, _STEP), self.R, self.bias, self._cell(state))
-        return self._feed_forward(x + self.headnorm(h), _STEP)
+        return self._feed_forward(self.headnorm(h, skip=x), _STEP)
 
     @staticmethod
     def _cell(state: State) -> ops.SLSTMState:

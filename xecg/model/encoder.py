@@ -222,5 +222,6 @@ class XECG(nn.Module):
 
     def _patches(self, ready: Prepared, hide: Tensor | None, first: int, last: int) -> Tensor:
         """What enters the first block at tokens first..last, (B, last − first, D)."""
-        y = self.patch(ready.patches(first, last).to(self.mask_token))
+        # Under autocast the residual stream keeps the weights' type.
+        y = self.patch(ready.patches(first, last).to(self.mask_token)).to(self.mask_token)
         return y if hide is None else torch.where(hide[:, first:last, None], self.mask_token, y)
