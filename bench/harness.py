@@ -17,6 +17,7 @@ import torch
 __all__ = ["Bench", "Ceilings", "Measure", "ceilings", "measure", "value_row"]
 
 ROOT = Path(__file__).resolve().parents[1]
+_SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,24 @@ def _cpu_time(f: Callable[[], object]) -> tuple[float, float]:
 
 
 def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
-    """(wall, CPU) minima of each function, run in turns until each had its share of `seconds`; short ones are repeated inside."""
-    repeats = {}
+    """(wall, CPU) minima of each function, run in turns until each had its share of `seconds` and five turns.
+
+    Short functions are repeated inside a turn. One that takes longer than `_SLOW_S` has two turns in all.
+    """
+    repeats, turns, best = {}, {}, {}
     for name, f in functions.items():
-        f()
-        wall, _ = _cpu_time(f)
-        repeats[name] = max(1, int(2e-3 / max(wall, 1e-9)))
-    best = {name: (float("inf"), float("inf")) for name in functions}
+        best[name] = _cpu_time(f)
+        turns[name] = 1
+        if best[name][0] < _SLOW_S:  # the first call was warming up
+            best[name] = _cpu_time(f)
+            turns[name] = 5
+        repeats[name] = max(1, int(2e-3 / max(best[name][0], 1e-9)))
     end = time.perf_counter() + seconds * len(functions)
     rounds = 0
-    while rounds < 5 or time.perf_counter() < end:
+    while rounds < max(turns.values()) or time.perf_counter() < end:
         for name, f in functions.items():
+            if rounds >= turns[name] and best[name][0] >= _SLOW_S:
+                continue
             n = repeats[name]
             wall, cpu = _cpu_time(lambda f=f, n=n: [f() for _ in range(n)])  # type: ignore[misc]
             best[name] = (min(best[name][0], wall / n), min(best[name][1], cpu / n))
