@@ -159,7 +159,7 @@ def test_a_step_that_is_not_finite_changes_nothing(corpus: Corpus, tmp_path: Pat
     first = trainer._batch(settings, corpus, 0)[1]
     second = trainer._batch(settings, corpus, 1)[1]
     assert not set(first) & set(second)
-    done = train(settings, Broken(corpus, {first[0]}), tmp_path, log_every=1)
+    done = train(settings, Broken(corpus, {first[0][0]}), tmp_path, log_every=1)
     lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert done.finished and [line["skipped"] for line in lines] == [1, 1] and lines[0]["loss"] == "nan"
     assert all(bool(torch.isfinite(t).all()) for t in weights(tmp_path).values())

@@ -24,6 +24,14 @@ __all__ = ["command"]
 @click.option(
     "--expansion", type=click.FloatRange(0), default=0.1, show_default=True, help="Weight of the coding rate."
 )
+@click.option("--auxiliary", type=click.FloatRange(0), default=0.0, show_default=True, help="Weight of the beat heads.")
+@click.option(
+    "--repeat-real", type=click.IntRange(1), default=1, show_default=True, help="Visits of a real window an epoch."
+)
+@click.option(
+    "--mask-chance", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of a view to be masked."
+)
+@click.option("--local-views", type=click.IntRange(0), default=4, show_default=True, help="Short views of a record.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--synthetic", type=click.IntRange(0), default=0, show_default=True, help="Simulated records to add.")
 @click.option("--few-leads", type=click.FloatRange(0, 1), default=0.0, help="Chance that a view keeps II and one lead.")
@@ -43,9 +51,9 @@ __all__ = ["command"]
 @click.pass_context
 def command(
     ctx: click.Context, *, folders: tuple[Path, ...], output: Path, model: str, steps: int, batch: int, rate: float,
-    expansion: float, seed: int, synthetic: int, few_leads: float, stretch: float, forbid: Path | None,
-    compare: tuple[Path, ...], save_every: int, log_every: int, max_memory: float | None,
-    as_json: bool,
+    expansion: float, auxiliary: float, repeat_real: int, mask_chance: float, local_views: int, seed: int, synthetic: int,
+    few_leads: float, stretch: float, forbid: Path | None, compare: tuple[Path, ...], save_every: int, log_every: int,
+    max_memory: float | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Train an encoder on every recording under FOLDERS (SimDINOv2, no labels), on this machine's CPU.
 
@@ -57,8 +65,11 @@ def command(
     from xecg.pretrain.trainer import Settings
     from xecg.pretrain.views import ViewSettings
 
-    views = ViewSettings(few_leads=few_leads, rate=stretch)
-    settings = Settings(model=model, steps=steps, batch=batch, rate=rate, expansion=expansion, seed=seed, views=views)
+    views = ViewSettings(few_leads=few_leads, rate=stretch, mask_chance=mask_chance, local_views=local_views)
+    settings = Settings(
+        model=model, steps=steps, batch=batch, rate=rate, expansion=expansion, auxiliary=auxiliary, repeat_real=repeat_real,
+        seed=seed, views=views,
+    )  # fmt: skip
     hashes = read_hashes(forbid) if forbid is not None else ()
 
     def report(line: dict[str, Any]) -> None:

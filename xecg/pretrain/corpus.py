@@ -20,10 +20,12 @@ import numpy as np
 
 from xecg.errors import ReadError, XECGError
 from xecg.io import find_records, read
-from xecg.io.atomic import write_json
+from xecg.io.atomic import replacing, write_json
 from xecg.io.store import Store, StoreItem, write_store
+from xecg.pretrain import synthetic as training
+from xecg.pretrain.beats import Beats, find_beats
 from xecg.pretrain.known import BENCHMARK_RECORDINGS
-from xecg.signal import Recording, SignalSpec, preprocess, simulate
+from xecg.signal import Recording, SignalSpec, preprocess
 
 __all__ = [
     "BENCHMARKS",
@@ -134,9 +136,22 @@ class Corpus:
         self.spec_hash = self._store.spec_hash
         self.ids = self._store.record_ids
         self.digest = hashlib.sha256("\n".join([self._store.digest, *self.ids]).encode()).hexdigest()[:32]
+        self._beats: Beats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def beats(self, index: int) -> Beats:
+        """The beats of a window, in its samples. Raises ReadError where the corpus was built without them."""
+        if self._beats is None:
+            path = self._store.folder / "beats.npz"
+            if not path.is_file():
+                raise ReadError(str(path), "beats", "absent", "needed for the auxiliary objective", "Build it again.")
+            with np.load(path, allow_pickle=False) as found:
+                self._beats = Beats(found["time"], found["kind"], found["waves"])
+                self._first = found["first"]
+        part = slice(self._first[index], self._first[index + 1])
+        return Beats(*(column[part] for column in self._beats))
 
     def record(self, index: int) -> tuple[str, np.ndarray]:
         return self.ids[index], self._store[index].signal
@@ -184,15 +199,22 @@ def build_corpus(
             base = Path(place) if Path(place).is_dir() else path.parent
             kept.append((f"{spots[os.fspath(place)]}/{path.relative_to(base).with_suffix('').as_posix()}", path))
 
+    beats: list[Beats] = []
+
     def items() -> Iterator[StoreItem]:
         for name, path in kept:
-            yield from _windows(name, reading(path), spec)
+            yield from _windows(name, reading(path), spec, beats)
         for index in range(synthetic):
-            yield from _windows(f"synthetic/{seed}-{index:06d}", _simulated(seed, index), spec)
+            made = training.record(seed=seed, index=index)
+            yield from _windows(f"synthetic/{seed}-{index:06d}", made, spec, beats)
 
     windows = write_store(out, items(), spec_hash=spec.hash)
     if not windows:
         raise XECGError(f"no window of {_SHORTEST_S:g} s or more in {', '.join(spots)}; needed recordings to train on")
+    with replacing(Path(out) / "beats.npz") as temporary, open(temporary, "wb") as handle:
+        first = np.cumsum([0, *(len(b.time) for b in beats)])
+        time, kind, waves = (np.concatenate(column) for column in zip(*beats))
+        np.savez(handle, first=first, time=time, kind=kind, waves=waves)
     report = Report(
         windows,
         len(kept),
@@ -264,23 +286,15 @@ def _known(folders: Sequence[str | os.PathLike[str]]) -> dict[str, frozenset[int
     return known
 
 
-def _windows(name: str, recording: Recording, spec: SignalSpec) -> Iterator[StoreItem]:
-    """The whole recording through the front end, as the model sees it later, then cut."""
+def _windows(name: str, recording: Recording, spec: SignalSpec, beats: list[Beats]) -> Iterator[StoreItem]:
+    """The whole recording through the front end, as the model sees it later, then cut; each window's beats to `beats`."""
     rate = spec.rate or recording.rate
     x, mask = preprocess(recording, spec)
+    found = find_beats(recording, x, rate, second=spec.leads.index("II") if "II" in spec.leads else 0)
     size, least = int(_WINDOW_S * rate), int(_SHORTEST_S * rate)
     for start in range(0, max(1, x.shape[1]), size):
         part, valid = x[:, start : start + size], mask[:, start : start + size]
         if part.shape[1] >= least and valid.mean(1).max() >= _FEWEST_VALID:
+            here = (found.time >= start) & (found.time < start + size)
+            beats.append(Beats(found.time[here] - start, found.kind[here], found.waves[here]))
             yield StoreItem(f"{name}@{start / rate:g}", part, valid, rate)
-
-
-def _simulated(seed: int, index: int) -> Recording:
-    """A 12-lead record of any rhythm; one in two has premature beats, of either kind."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, index]))
-    rhythm = str(rng.choice(simulate.RHYTHMS))
-    premature = {"V": rng.uniform(0, 0.25), "A": 0.0 if rhythm == "af" else rng.uniform(0, 0.2)}
-    ectopy = {kind: float(chance) for kind, chance in premature.items()} if rng.random() < 0.5 else 0.0
-    return simulate.ecg(
-        seed=int(rng.integers(2**31)), rate_hz=250.0, rhythm=rhythm, ectopy=ectopy, noise=float(rng.uniform(0.2, 3))
-    )

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,8 @@ from xecg.model.checkpoint import read_tensors
 from xecg.model.config import SIGNAL_PRESET
 from xecg.model.padding import pool
 from xecg.pretrain import losses, schedule
+from xecg.pretrain.auxiliary import Auxiliary
+from xecg.pretrain.beats import Targets, token_targets
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.views import Batch, ViewSettings, draw, make_batch
 from xecg.signal import PRESETS
@@ -49,7 +52,8 @@ class Settings:
     """Everything that a run depends on beside its corpus. Steps count optimiser steps of `batch` records.
 
     model: a preset of XECGConfig. rate: AdamW's at its height. warmup: share of the steps. clip: norm of the gradient.
-    expansion: weight of the coding rate. Raises SpecError on a value out of range.
+    expansion: weight of the coding rate. auxiliary: weight of the beat heads (`xecg.pretrain.auxiliary`), 0 = none.
+    repeat_real: how often an epoch takes each window that is not simulated. Raises SpecError on a value out of range.
     """
 
     model: str = "tiny"
@@ -66,18 +70,22 @@ class Settings:
     expansion: float = 0.1
     gamma: str = "sqrt"
     patch_average: str = "global"
+    auxiliary: float = 0.0
+    repeat_real: int = 1
     views: ViewSettings = field(default_factory=ViewSettings)
 
     def __post_init__(self) -> None:
         XECGConfig.preset(self.model)
-        for name, least in (("steps", 1), ("batch", 2), ("seed", 0)):
+        for name, least in (("steps", 1), ("batch", 2), ("seed", 0), ("repeat_real", 1)):
             if type(getattr(self, name)) is not int or getattr(self, name) < least:
                 raise SpecError(f"{name} is {getattr(self, name)!r}; needed a whole number, {least} or more")
         for name, low, high in (("rate", 0, 1), ("warmup", 0, 1), ("layer_decay", 0, 1), ("first_beta", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise SpecError(f"{name} is {getattr(self, name)!r}; needed {low}..{high}")
-        if not self.clip > 0 or self.expansion < 0:
-            raise SpecError(f"clip is {self.clip!r}, expansion {self.expansion!r}; needed above 0, and 0 or more")
+        if not self.clip > 0 or self.expansion < 0 or self.auxiliary < 0:
+            raise SpecError(
+                f"clip is {self.clip!r}, expansion {self.expansion!r}; needed above 0, and 0 or more (as auxiliary)"
+            )
         if self.gamma not in losses.GAMMA_RULES or self.patch_average not in ("global", "per-sample"):
             raise SpecError(f"gamma is {self.gamma!r}, patch_average {self.patch_average!r}; see xecg.pretrain.losses")
 
@@ -121,10 +129,9 @@ def train(
     bad = 0
     while run.step < settings.steps and not stop():
         epoch, ids = _batch(settings, corpus, run.step)
-        wide, narrow = make_batch(
-            [corpus.record(i) for i in ids], settings.views, seed=settings.seed, epoch=epoch,
-            patch=run.student.config.patch, second=second,
-        )  # fmt: skip
+        records = [(f"{corpus.ids[i]}#{k}" if k else corpus.ids[i], corpus.record(i)[1]) for i, k in ids]
+        patch = run.student.config.patch
+        wide, narrow = make_batch(records, settings.views, seed=settings.seed, epoch=epoch, patch=patch, second=second)
         clock.loaded()
 
         rate = settings.rate * schedule.learning_factor(
@@ -135,11 +142,13 @@ def train(
         for group in run.optimiser.param_groups:
             group["lr"], group["weight_decay"] = rate * group["factor"], decay if group["decays"] else 0.0
 
-        parts, watched = _forward(run, wide, narrow, settings)
+        asked = _targets(run, corpus, [i for i, _ in ids], wide) if run.heads is not None else []
+        parts, watched = _forward(run, wide, narrow, settings, asked)
         loss = parts["compression"] + settings.expansion * parts["expansion"] + parts["patch"]
+        loss = loss + settings.auxiliary * sum(value for name, value in parts.items() if name.startswith("aux_"))
         run.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(run.student.parameters(), settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in _learned(run)], settings.clip)
         if bool(torch.isfinite(loss) & torch.isfinite(norm)):
             run.optimiser.step()
             schedule.update_teacher_(run.teacher, run.student, beta)
@@ -193,6 +202,7 @@ class _Run:
     student: XECG
     teacher: XECG
     optimiser: torch.optim.AdamW
+    heads: Auxiliary | None = None
     step: int = 0
     skipped: int = 0
 
@@ -210,7 +220,11 @@ def _open(settings: Settings, corpus: Corpus, folder: Path) -> _Run:
     student, teacher = (XECG(XECGConfig.preset(name), spec=spec, seed=settings.seed, name=name) for _ in range(2))
     teacher.requires_grad_(False)
     groups = schedule.parameter_groups(student, decay=settings.layer_decay)
-    run = _Run(student, teacher, torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.999), eps=1e-8))
+    heads = None
+    if settings.auxiliary:
+        heads = Auxiliary(student.config.dim, *_spread(student, corpus), seed=settings.seed)
+        groups.append({"params": list(heads.parameters()), "names": ["heads"], "factor": 1.0, "decays": False})
+    run = _Run(student, teacher, torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.999), eps=1e-8), heads)
     states = _states(folder)
     if states:
         _read_state(run, settings, corpus, states[-1])
@@ -222,18 +236,54 @@ def _open(settings: Settings, corpus: Corpus, folder: Path) -> _Run:
     return run
 
 
-def _batch(settings: Settings, corpus: Corpus, step: int) -> tuple[int, list[int]]:
-    """The epoch of a step and the records of its batch; the rest of an epoch that fills no batch is left out."""
-    epoch, place = divmod(step, len(corpus) // settings.batch)
-    order = draw(settings.seed, epoch, "order").permutation(len(corpus))
-    return epoch, order[place * settings.batch : (place + 1) * settings.batch].tolist()
+def _batch(settings: Settings, corpus: Corpus, step: int) -> tuple[int, list[tuple[int, int]]]:
+    """The epoch of a step and the records of its batch, (index, repetition); the rest of an epoch that fills none is left out."""
+    pool = [(i, 0) for i in range(len(corpus))]
+    if settings.repeat_real > 1:
+        real = [i for i, name in enumerate(corpus.ids) if not name.startswith("synthetic/")]
+        pool += [(i, k) for k in range(1, settings.repeat_real) for i in real]
+    epoch, place = divmod(step, len(pool) // settings.batch)
+    order = draw(settings.seed, epoch, "order").permutation(len(pool))
+    return epoch, [pool[i] for i in order[place * settings.batch : (place + 1) * settings.batch].tolist()]
+
+
+def _lag(model: XECG) -> int:
+    """Tokens between a beat and the token that is asked for it: a causal model has not seen the whole beat in its own."""
+    return int(model.config.causal)
+
+
+def _targets(run: _Run, corpus: Corpus, ids: list[int], wide: Batch) -> list[Targets]:
+    """What the tokens of every global view are asked for, view after view."""
+    patch, rate, lag = run.student.config.patch, run.student.spec.rate or 1.0, _lag(run.student)
+    known = [corpus.beats(i) for i in ids]
+    return [
+        token_targets(known[row % len(known)], start=start, stretch=stretch, tokens=n // patch, patch=patch, rate_hz=rate, lag=lag)
+        for row, (n, (start, stretch)) in enumerate(zip(wide.lengths.tolist(), wide.places.tolist()))
+    ]  # fmt: skip
+
+
+def _spread(model: XECG, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every auxiliary value over some whole windows, spread evenly over the corpus."""
+    patch, rate = model.config.patch, model.spec.rate or 1.0
+    chosen = np.unique(np.linspace(0, len(corpus) - 1, 512).astype(int)).tolist()
+    found = [
+        token_targets(corpus.beats(i), start=0, stretch=1, tokens=48, patch=patch, rate_hz=rate, lag=_lag(model)).values
+        for i in chosen
+    ]
+    values = np.concatenate(found).astype(np.float64)
+    known = np.isfinite(values)
+    count = np.maximum(known.sum(0), 1)
+    centre = np.where(known, values, 0).sum(0) / count
+    scale = np.sqrt((np.where(known, values - centre, 0) ** 2).sum(0) / count)
+    return centre.astype(np.float32), np.where(scale > 1e-6, scale, 1).astype(np.float32)
 
 
 def _forward(
-    run: _Run, wide: Batch, narrow: Batch | None, settings: Settings
+    run: _Run, wide: Batch, narrow: Batch | None, settings: Settings, asked: list[Targets]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The three parts of the loss, and what is watched: the student's first global view and its tokens."""
-    x, lengths, hidden = (torch.from_numpy(part) for part in wide if part is not None)
+    """The parts of the loss, and what is watched: the student's first global view and its tokens."""
+    assert wide.hidden is not None
+    x, lengths, hidden = (torch.from_numpy(part) for part in (wide.x, wide.lengths, wide.hidden))
     with torch.no_grad():
         target = run.teacher.encode(x, lengths=lengths)
         valid = run.teacher.valid_tokens(x, lengths=lengths)
@@ -251,6 +301,8 @@ def _forward(
         "expansion": losses.expansion(student[0], rule=settings.gamma),
         "patch": losses.patch_term(tokens, target, hidden & valid, average=settings.patch_average),
     }
+    if run.heads is not None:  # a view with hidden tokens does not show its intervals: only whole ones are asked
+        parts |= run.heads(tokens, asked, valid & ~hidden.any(1, keepdim=True))
     return parts, {"z": student[0][0].detach(), "tokens": tokens.detach()[: len(student[0][0])]}
 
 
@@ -271,6 +323,12 @@ def _row_of_lead_two(model: XECG) -> int:
     return model.spec.leads.index("II") if "II" in model.spec.leads else 0
 
 
+def _learned(run: _Run) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    yield from run.student.named_parameters()
+    if run.heads is not None:
+        yield from ((f"heads.{name}", parameter) for name, parameter in run.heads.named_parameters())
+
+
 # State on disk.
 
 
@@ -286,7 +344,7 @@ def _write_state(run: _Run, settings: Settings, corpus: Corpus, folder: Path) ->
     from safetensors.torch import save as to_bytes
 
     tensors: dict[str, Tensor] = {}
-    for name, parameter in run.student.named_parameters():
+    for name, parameter in _learned(run):
         tensors[f"student.{name}"] = parameter.detach()
         for key, value in run.optimiser.state[parameter].items():
             tensors[f"{key}.{name}"] = value
@@ -309,10 +367,10 @@ def _read_state(run: _Run, settings: Settings, corpus: Corpus, path: Path) -> No
                 "go on with it, or another folder to start a new one"
             )
     with torch.no_grad():
-        for side, model in (("student", run.student), ("teacher", run.teacher)):
-            for name, parameter in model.named_parameters():
+        for side, named in (("student", _learned(run)), ("teacher", run.teacher.named_parameters())):
+            for name, parameter in named:
                 parameter.copy_(_taken(tensors, f"{side}.{name}", path))
-    for name, parameter in run.student.named_parameters():
+    for name, parameter in _learned(run):
         if f"step.{name}" in tensors:  # absent before the first step
             keys = ("step", "exp_avg", "exp_avg_sq")
             run.optimiser.state[parameter] = {key: _taken(tensors, f"{key}.{name}", path).clone() for key in keys}

@@ -25,7 +25,7 @@ class ViewSettings:
 
     lead_drop: chance of each lead but II to be 0. few_leads: chance that II and at most one other lead are all that stays.
     jitter: chance of x ← x + jitter_gain·x·N(0, jitter_sd²) for every sample. mask_ratio of the tokens of a global view
-    are hidden in blocks of mask_block, by `MASK_RULES`.
+    are hidden in blocks of mask_block, by `MASK_RULES`. mask_chance: of a global view to have any hidden.
     """
 
     global_views: int = 2
@@ -35,6 +35,7 @@ class ViewSettings:
     mask_ratio: float = 0.3
     mask_block: int = 4
     mask_rule: str = "exact"
+    mask_chance: float = 1.0
     lead_drop: float = 0.2
     few_leads: float = 0.0
     gain: float = 0.1
@@ -52,7 +53,7 @@ class ViewSettings:
             raise SpecError(f"mask rule is {self.mask_rule!r}, block {self.mask_block}; needed {MASK_RULES}, 1 or more")
         if not 0 < self.local_fraction <= 1 or not 0 < self.global_fraction <= 1 or not 0 < self.mask_ratio < 1:
             raise SpecError("view fractions must lie in (0, 1], the mask ratio in (0, 1)")
-        for name in ("lead_drop", "few_leads", "jitter"):
+        for name in ("lead_drop", "few_leads", "jitter", "mask_chance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; needed a chance in 0..1")
         if not 0 <= self.gain < 1 or not 0 <= self.rate < 0.5:
@@ -63,12 +64,14 @@ class Batch(NamedTuple):
     """Views of m records as arrays, view after view: row v·m + i is view v of record i.
 
     x float32 (V·m, leads, samples), 0 after each view's end · lengths int64 (V·m,), whole patches ·
-    hidden bool (V_g·m, tokens) for the global views, None for local ones.
+    hidden bool (V_g·m, tokens) for the global views, None for local ones · places float64 (V·m, 2): start and stretch of each,
+    in samples of its record.
     """
 
     x: np.ndarray
     lengths: np.ndarray
     hidden: np.ndarray | None
+    places: np.ndarray
 
 
 def draw(seed: int, epoch: int, *key: object) -> np.random.Generator:
@@ -112,11 +115,22 @@ def view(
 
     second: the row of lead II, which is never dropped. The numbers drawn do not depend on the content of x.
     """
+    return _placed(x, rng, settings, fraction=fraction, patch=patch, second=second)[0]
+
+
+def _placed(
+    x: np.ndarray, rng: np.random.Generator, settings: ViewSettings, *, fraction: float, patch: int, second: int
+) -> tuple[np.ndarray, float, float]:
+    """`view`, and where it lies: its sample i is sample start + i·stretch of x."""
     leads, n = x.shape
     stretch = 1 + settings.rate * rng.uniform(-1, 1)
     size = max(patch, int(fraction * n) // patch * patch)
     start = rng.uniform() * max(0.0, n - 1 - stretch * (size - 1))
-    out = _resampled(x, start, stretch, size) if settings.rate else x[:, round(start) : round(start) + size].copy()
+    if settings.rate:
+        out = _resampled(x, start, stretch, size)
+    else:
+        start = round(start)
+        out = x[:, start : start + size].copy()
     out *= rng.uniform(1 - settings.gain, 1 + settings.gain, (leads, 1)).astype(np.float32)
     dropped = np.less(rng.uniform(size=leads), settings.lead_drop)
     few, kept = rng.uniform() < settings.few_leads, int(rng.integers(leads))
@@ -126,7 +140,7 @@ def view(
     out[dropped] = 0
     if rng.uniform() < settings.jitter:
         out *= 1 + settings.jitter_gain * settings.jitter_sd * rng.standard_normal(out.shape, dtype=np.float32)
-    return out
+    return out, start, stretch
 
 
 def _resampled(x: np.ndarray, start: float, stretch: float, size: int) -> np.ndarray:
@@ -144,30 +158,34 @@ def make_batch(
     total = settings.global_views + settings.local_views
     crops: list[np.ndarray] = []
     hidden: list[np.ndarray] = []
+    places: list[tuple[float, float]] = []
     rule = block_mask if settings.mask_rule == "exact" else reference_mask
     for v in range(total):
         wide = v < settings.global_views
         fraction = settings.global_fraction if wide else settings.local_fraction
         for name, x in records:
             rng = draw(seed, epoch, name, v)
-            crops.append(view(x, rng, settings, fraction=fraction, patch=patch, second=second))
+            crop, *place = _placed(x, rng, settings, fraction=fraction, patch=patch, second=second)
+            crops.append(crop)
+            places.append((place[0], place[1]))
             if wide:
-                tokens = crops[-1].shape[1] // patch
-                hidden.append(rule(rng, tokens, ratio=settings.mask_ratio, block=settings.mask_block))
+                mask = rule(rng, crop.shape[1] // patch, ratio=settings.mask_ratio, block=settings.mask_block)
+                hidden.append(mask & (rng.uniform() < settings.mask_chance))
     first = settings.global_views * len(records)
-    return _padded(crops[:first], hidden, patch), _padded(
-        crops[first:], None, patch
-    ) if total > settings.global_views else None
+    wide_batch = _padded(crops[:first], hidden, patch, places[:first])
+    return wide_batch, _padded(crops[first:], None, patch, places[first:]) if total > settings.global_views else None
 
 
-def _padded(crops: list[np.ndarray], hidden: list[np.ndarray] | None, patch: int) -> Batch:
+def _padded(
+    crops: list[np.ndarray], hidden: list[np.ndarray] | None, patch: int, places: list[tuple[float, float]]
+) -> Batch:
     lengths = np.array([crop.shape[1] for crop in crops], np.int64)
     x = np.zeros((len(crops), crops[0].shape[0], lengths.max()), np.float32)
     for row, crop in zip(x, crops):
         row[:, : crop.shape[1]] = crop
     if hidden is None:
-        return Batch(x, lengths, None)
+        return Batch(x, lengths, None, np.array(places))
     mask = np.zeros((len(crops), x.shape[2] // patch), dtype=bool)
     for line, part in zip(mask, hidden):
         line[: len(part)] = part
-    return Batch(x, lengths, mask)
+    return Batch(x, lengths, mask, np.array(places))

@@ -23,7 +23,7 @@ from xecg.errors import SpecError
 from xecg.signal.leads import STANDARD_LEADS, canonical_leads
 from xecg.signal.recording import Annotations, LogEntry, Recording
 
-__all__ = ["RHYTHMS", "archive", "ecg"]
+__all__ = ["RHYTHMS", "add_wave", "archive", "ecg", "noise_mv", "project"]
 
 # Heart rate of each rhythm when none is asked for: (mean, sd, low, high) in beats a minute.
 _RATE_BPM = {"sinus": (72, 8, 58, 98), "brady": (47, 4, 36, 55), "tachy": (122, 9, 105, 150), "af": (96, 14, 65, 140)}
@@ -216,8 +216,8 @@ def _render(
     heart = _heart_rate(beat_rng, subject, rhythm, heart_rate_bpm)
     beats = _beats(beat_rng, heart, rhythm, _ectopy(ectopy), n / rate_hz)
     dipole = _dipole(shape_rng, subject, beats, rate_hz, n, fibrillating=rhythm == "af")
-    clean = _project(dipole)
-    signal = clean + _combine(_noise(noise_rng, _amplitudes(noise), rate_hz, n, mains_hz))
+    clean = project(dipole)
+    signal = clean + noise_mv(noise_rng, _amplitudes(noise), rate_hz, n, mains_hz)
     rows = np.stack([signal[STANDARD_LEADS.index(name)] for name in names]).astype(np.float32)
     inside = [(round(b.time_s * rate_hz), b.symbol) for b in beats]
     inside = [(s, symbol) for s, symbol in inside if 0 <= s < n]
@@ -309,14 +309,15 @@ def _dipole(
                 shape = p_wave if beat.symbol == "N" else p_wave * np.array([-0.6, 0.4, 1.5])
                 waves.append((-pr_wave - 0.02 - _P[0], _P[0], _P[0], shape))
         for centre, rise, fall, vector in waves:
-            _add_wave(out, beat.time_s + centre, rise, fall, vector * swing, rate)
+            add_wave(out, beat.time_s + centre, rise, fall, vector * swing, rate)
     out *= subject.scale
     if fibrillating:
         out += _fibrillation(rng, rate, n)
     return out
 
 
-def _add_wave(out: np.ndarray, centre_s: float, rise_s: float, fall_s: float, vector: np.ndarray, rate: float) -> None:
+def add_wave(out: np.ndarray, centre_s: float, rise_s: float, fall_s: float, vector: np.ndarray, rate: float) -> None:
+    """Add a Gaussian wave (widths before and after its centre) of a dipole `vector` (3,) in mV to `out` (3, n), in place."""
     first = max(0, int(np.ceil((centre_s - 5 * rise_s) * rate)))
     last = min(out.shape[1], int((centre_s + 5 * fall_s) * rate) + 1)
     if first >= last:
@@ -356,8 +357,8 @@ def _twelve(one: np.ndarray, two: np.ndarray, chest: np.ndarray) -> np.ndarray:
     return np.concatenate([[one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2], chest])
 
 
-def _project(dipole: np.ndarray) -> np.ndarray:
-    """Dipole (3, n) → the twelve leads."""
+def project(dipole: np.ndarray) -> np.ndarray:
+    """Dipole (3, n) in mV → the twelve leads (12, n), in the order of `STANDARD_LEADS`."""
     eight = np.array(list(_DOWER.values())) @ dipole
     return _twelve(eight[0], eight[1], eight[2:])
 
@@ -382,7 +383,14 @@ def _amplitudes(noise: float | Mapping[str, float]) -> dict[str, float]:
     return sizes
 
 
-def _noise(rng: np.random.Generator, sizes: dict[str, float], rate: float, n: int, mains_hz: float) -> np.ndarray:
+def noise_mv(
+    rng: np.random.Generator, sizes_mv: Mapping[str, float], rate_hz: float, n: int, mains_hz: float
+) -> np.ndarray:
+    """Noise of the twelve leads (12, n), mV, made per electrode. sizes_mv: RMS of wander, mains, muscle, electrode."""
+    return _combine(_noise(rng, sizes_mv, rate_hz, n, mains_hz))
+
+
+def _noise(rng: np.random.Generator, sizes: Mapping[str, float], rate: float, n: int, mains_hz: float) -> np.ndarray:
     """Noise of the nine electrodes (9, n), mV. Every kind is drawn whatever its size, so that sizes do not change the
     others."""
     t = np.arange(n) / rate
