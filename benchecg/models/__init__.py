@@ -21,6 +21,7 @@ MODELS = {
     "beat-75": "a peak every 0.8 s: the floor of a peaks task",
     "sleepecg": "the detector of the sleepecg package, where it is installed, for peaks tasks",
 }
+_SEEN = ("Georgia 12-lead", "Chapman-Shaoxing/Ningbo", "CODE-15 %", "CPSC 2021")  # parts of them, by the shipped tiny
 _FORMS = "or a checkpoint folder, or module:Class for your own"
 
 
@@ -44,7 +45,8 @@ def load_adapter(name: str) -> Adapter:
         from benchecg.models.xecg import XECGAdapter
         from xecg import load
 
-        return XECGAdapter(load("tiny" if name == "xecg-tiny" else name), id=Path(name).name)
+        ours = name == "xecg-tiny"
+        return XECGAdapter(load("tiny" if ours else name), id=Path(name).name, pretrained_on=_SEEN if ours else None)
     if ":" in name:
         return _users(name)
     raise SpecError(f"there is no model {name!r}; the models are {', '.join(MODELS)}, {_FORMS}")
