@@ -100,13 +100,28 @@ def test_fingerprint_follows_weights_config_and_spec_but_not_the_card(model: XEC
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-causal"])
-def test_named_models_say_when_they_are_untrained(name: str) -> None:
+def test_named_models_are_trained_and_say_how(name: str) -> None:
     model = xecg.load(name)
-    assert (model.name, model.config) == (name, XECGConfig.preset(name))
-    if not model.trained:
-        assert "untrained" in model.card.lower()
-        assert load(name).fingerprint == model.fingerprint
-    assert "not a medical device" in model.card
+    assert (model.name, model.config) == (name, XECGConfig.preset(name)) and model.trained
+    assert "untrained" not in model.card.lower()
+    for word in (
+        "not a medical device",
+        "auxiliary objective",
+        "CC BY 4.0",
+        "xecg pretrain",
+        "Proof",
+        "Bars not met",
+        "Limits",
+    ):
+        assert word in model.card
+    assert load(name).fingerprint == model.fingerprint != XECG(model.config, spec=model.spec).fingerprint
+    folder = Path(xecg.__file__).parent / "weights" / name
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
+
+
+def test_weights_of_ones_own_making_say_that_they_are_untrained() -> None:
+    model = XECG(XECGConfig.preset("tiny"), spec=PRESETS["poly"], name="mine")
+    assert not model.trained and "untrained" in model.card.lower()
 
 
 def test_base_says_where_it_is_and_how_to_convert_it() -> None:

@@ -31,7 +31,7 @@ from torch import Tensor
 from xecg.errors import BackendError, CheckpointError, SpecError
 from xecg.io.atomic import replacing, write_bytes
 from xecg.model import _strict_json
-from xecg.model.config import PRESETS, SIGNAL_PRESET, XECGConfig
+from xecg.model.config import PRESETS, XECGConfig
 from xecg.model.encoder import XECG
 from xecg.signal import spec as _spec
 
@@ -57,21 +57,15 @@ _BASE = (
 def load(name_or_folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> XECG:
     """A model by name ("tiny", "tiny-causal") or from a checkpoint folder, on `device`, in evaluation mode.
 
-    A named model whose trained weights are not shipped yet has seeded random weights: `trained` is False and its card
-    says "untrained". Raises CheckpointError (damaged, foreign, incomplete or unknown; for "base": where to get it),
-    SpecError (config.json or signal.json not valid), BackendError (no such device).
+    `card` says what the weights were trained on, how well they do and what they fall short of. Raises CheckpointError
+    (damaged, foreign, incomplete or unknown; for "base": where to get it), SpecError (config.json or signal.json not
+    valid), BackendError (no such device).
     """
     place = _device(device)
     if name_or_folder == "base":
         raise CheckpointError(_BASE)
-    if name_or_folder in PRESETS and not (_WEIGHTS / name_or_folder).is_dir():
-        name = str(name_or_folder)
-        model = XECG(PRESETS[name], spec=_spec.PRESETS[SIGNAL_PRESET[name]], name=name)
-    elif name_or_folder in PRESETS:
-        model = _read(_WEIGHTS / name_or_folder)
-    else:
-        model = _read(Path(name_or_folder))
-    return model.to(place).eval()
+    folder = _WEIGHTS / name_or_folder if name_or_folder in PRESETS else Path(name_or_folder)
+    return _read(folder).to(place).eval()
 
 
 def save(model: XECG, folder: str | os.PathLike[str]) -> None:

@@ -28,7 +28,7 @@ _FEWEST = 3  # of them, for a mean to be asked for
 
 
 class Beats(NamedTuple):
-    """time float32 (n,): samples of the window · kind int8 (n,): index into `KINDS`, −1 unknown · waves float32 (n, 49)."""
+    """time float32 (n,): samples of the window · kind int8 (n,): index into `KINDS`, −1 unknown · waves float32 (n, 45)."""
 
     time: np.ndarray
     kind: np.ndarray
@@ -57,7 +57,7 @@ def find_beats(recording: Recording, x: np.ndarray, rate_hz: float, *, second: i
 
 
 def _waves(lead: np.ndarray, time: np.ndarray, rate_hz: float) -> np.ndarray:
-    """float32 (n, 49), NaN where the beat is cut off."""
+    """float32 (n, 45), NaN where the beat is cut off."""
     out = np.full((len(time), _WAVES), np.nan, np.float32)
     whole = np.flatnonzero((time >= _BEFORE * rate_hz) & (time < len(lead) - _AFTER * rate_hz - 1))
     if len(whole) < _FEWEST:
