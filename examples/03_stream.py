@@ -1,4 +1,4 @@
-"""A live stream: chunks of any size go in, tokens come out with the sample time they belong to, memory stays constant.
+"""A live stream: chunks of any size go in, tokens and beats come out with the sample they belong to, memory stays constant.
 
     python examples/03_stream.py
 
@@ -9,6 +9,7 @@ import numpy as np
 
 import xecg
 from xecg.signal import simulate
+from xecg.stream import Token
 
 model = xecg.load("tiny-causal")
 patients = {f"bed-{n}": simulate.ecg(seed=n, duration_s=20.0) for n in (1, 2)}
@@ -19,13 +20,15 @@ for name in patients:
     stream.open(name)
 
 rng = np.random.default_rng(0)
-position, tokens = dict.fromkeys(patients, 0), dict.fromkeys(patients, 0)
+position = dict.fromkeys(patients, 0)
+found = {name: [] for name in patients}
 moved = False
 while any(position[name] < patients[name].signal.shape[1] for name in patients):
-    for name, recording in patients.items():
-        chunk = recording.signal[:, position[name] : position[name] + int(rng.integers(1, 700))]  # as networks deliver
-        tokens[name] += len(stream.push(name, chunk, start=position[name]))
-        position[name] += chunk.shape[1]
+    sizes = {name: int(rng.integers(1, 700)) for name in patients}  # as networks deliver
+    chunks = {name: r.signal[:, position[name] : position[name] + sizes[name]] for name, r in patients.items()}
+    for item in stream.push(chunks, start=position):
+        found[item.id].append(item)
+    position = {name: position[name] + chunks[name].shape[1] for name in patients}
     if position["bed-1"] > 5000 and not moved:
         blob = stream.save("bed-1")  # all that the stream remembers: to another process, another machine
         stream.close("bed-1")
@@ -33,5 +36,9 @@ while any(position[name] < patients[name].signal.shape[1] for name in patients):
         moved = True
         print(f"bed-1 moved after {position['bed-1']:,} samples, {len(blob):,} bytes")
 for name in patients:
-    tokens[name] += len(stream.flush(name))
-    print(f"{name}: {tokens[name]} tokens of {patients[name].duration_s:g} s, each {stream.delay_s:.2f} s late")
+    found[name] += stream.flush(name)
+    tokens = sum(isinstance(item, Token) for item in found[name])
+    beats = sum(item.kind == "beat" for item in found[name] if not isinstance(item, Token))
+    print(
+        f"{name}: {tokens} tokens of {patients[name].duration_s:g} s, each {stream.delay_s:.2f} s late; {beats} beats"
+    )

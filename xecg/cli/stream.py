@@ -31,7 +31,7 @@ def command(*, file: Path, model_name: str, chunk_s: float, vectors: bool, readi
 
     recording = xecg.read(file, **reading)
     model = xecg.load(model_name)
-    stream = xecg.Stream(model, rate=recording.rate, leads=recording.leads, capacity=1)
+    stream = xecg.Stream(model, rate=recording.rate, leads=recording.leads, beats=False)
     detector = Detector(recording.rate)
     row = recording.leads.index("II") if "II" in recording.leads else 0
     samples = np.where(recording.mask, recording.signal, np.float32(np.nan))  # missing samples are pushed as NaN

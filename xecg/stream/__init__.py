@@ -6,12 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xecg.stream.session import Event, Stream, Token
+    from xecg.stream.events import Event, Token
+    from xecg.stream.heads import Head
+    from xecg.stream.session import Stream
 
-__all__ = ["Event", "Stream", "Token"]
+_HOME = {"Event": "events", "Head": "heads", "Stream": "session", "Token": "events"}
+
+__all__ = ["Event", "Head", "Stream", "Token"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("xecg.stream.session"), name)
+    if name in _HOME:
+        return getattr(import_module(f"xecg.stream.{_HOME[name]}"), name)
     raise AttributeError(f"module 'xecg.stream' has no attribute {name!r}")

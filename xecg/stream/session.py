@@ -1,74 +1,71 @@
-"""`Stream`: live ECGs of many patients through one causal model, token by token.
+"""`Stream`: live ECGs of many patients through one causal model, token by token, with the beats of the classical detector beside.
 
-Per patient: the front end's filter and resampler state, the samples of the unfinished patch, and the recurrent state of every block.
-Nothing grows with time. A patient's tokens depend on that patient's samples only: not on how they were cut into chunks, on the other
-patients, or on the slot: to the bit on the `cpu` backend, elsewhere to rounding (a matrix product's rounding follows its batch).
+Per patient: the front end's filter and resampler state, the samples of the unfinished patch, the recurrent state of every block, and
+the detector's. Nothing grows with time. States stand in arrays by slot and are advanced in place (`xecg.model.stepper`); a push goes
+through them in blocks of neighbouring slots, so its buffers are small however many patients it has. A patient's tokens and events
+depend on that patient's samples only: not on how they were cut into chunks, on the other patients, or on the slot: to the bit on the
+`cpu` backend, elsewhere to rounding (a matrix product's rounding follows its batch).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import heapq
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
 from xecg.errors import StreamError
-from xecg.signal import ECGFrontend
+from xecg.model.stepper import BLOCK_ROWS, Stepper
+from xecg.signal import ECGFrontend, canonical_leads
+from xecg.stream.beats import Beats
 from xecg.stream.blob import Saved, pack, unpack
+from xecg.stream.events import DETECTOR, Event, Token
+from xecg.stream.heads import Head, Heads
 
 if TYPE_CHECKING:
     from xecg.model import XECG
 
-__all__ = ["Event", "Stream", "Token"]
+__all__ = ["Stream"]
+
+_LONGEST_BRIDGE_S = 3600.0  # the front end takes no longer gap
+_LOOK_S = 0.5  # the detector looks this often
 
 
-@dataclass(frozen=True, eq=False)
-class Token:
-    """One output of the model: `embedding` float32 (D,) of the samples start ≤ t < stop, absolute indices at the input rate.
-
-    index counts tokens since the stream began or was reset. valid is False when every sample of the token was missing.
-    """
-
-    id: str
-    index: int
-    start: int
-    stop: int
-    embedding: np.ndarray
-    valid: bool
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to a stream at an absolute sample: kind "gap" (samples missing), "reset" (a gap too long to bridge), or "late"
-    (samples that came twice or too late, and were dropped). samples: how many."""
-
-    id: str
-    kind: str
-    start: int
-    samples: int
-
-
-@dataclass
+@dataclass(slots=True)
 class _Patient:
     slot: int
     base: int = 0  # absolute index of the front end's sample 0
     position: int = 0  # absolute index of the next sample
     token: int = 0
     late: int = 0
-    x: Any = None  # (leads, < patch) samples of the unfinished patch
-    mask: Any = None
+    fill: int = 0  # samples of the unfinished patch
+    valid: bool = False  # one of them is
     begun: bool = False
+    beats: Beats | None = None
+
+
+class _Fed(NamedTuple):
+    """What is new of one stream's chunk, from absolute sample `first` on, and where its tokens and events go."""
+
+    name: str
+    patient: _Patient
+    chunk: np.ndarray
+    first: int
+    out: list[Token | Event]
 
 
 class Stream:
     """Up to `capacity` live patients. Research use only, not a medical device.
 
-    model: an `XECG` without reverse blocks, such as `xecg.load("tiny-causal")`. rate: Hz of the samples. leads: their names, in row
-    order. gain, baseline: for int16 counts, as in `ECGFrontend.apply`. reset_after_s: a gap up to this long is bridged with missing
-    samples and the state kept; a longer one resets the patient's state. Raises XECGError for a model with reverse blocks, SpecError
-    for leads or rates that the model's spec cannot take.
+    model: an `XECG` without reverse blocks, such as `xecg.load("tiny-causal")`; its weights are taken as they are now. rate: Hz of the
+    samples. leads: their names, in row order. gain, baseline: for int16 counts, as in `ECGFrontend.apply`. reset_after_s: a gap up to
+    this long is bridged with missing samples and the state kept; a longer one resets the patient's state. beats: run the classical
+    detector on lead II, or on the first lead where there is none. heads: linear heads on the model's tokens. Raises XECGError for a
+    model with reverse blocks, SpecError for leads, rates or heads that do not fit.
     """
 
     def __init__(
@@ -81,18 +78,39 @@ class Stream:
         gain: Any = None,
         baseline: Any = None,
         reset_after_s: float = 30.0,
+        beats: bool = True,
+        heads: Sequence[Head] = (),
     ) -> None:
         model.initial_state(0)  # refuses a model that cannot go token by token
+        if not 0 <= reset_after_s <= _LONGEST_BRIDGE_S:
+            raise StreamError(f"reset_after_s is {reset_after_s!r}; needed 0..{_LONGEST_BRIDGE_S:,.0f} s")
         self.model, self.rate, self.leads = model, float(rate), tuple(leads)
         self.reset_after_s = reset_after_s
-        self._counts = {"gain": gain, "baseline": baseline}
         self._frontend = ECGFrontend(model.spec, in_rate=rate, leads=leads)
         self._live = self._frontend.stream(capacity)
-        self._state = model.initial_state(capacity)
-        self._empty = model.initial_state(1)
-        self._fingerprint = model.fingerprint
+        self._counts = {"gain": gain, "baseline": baseline}
+        names = canonical_leads(self.leads)
+        self._lead = names.index("II") if "II" in names else 0
+        self._scale: tuple[np.float32, np.float32] | None = None
+        if gain is not None:
+            per_lead = (np.broadcast_to(v, len(self.leads)) for v in (gain, 0.0 if baseline is None else baseline))
+            g, zero = (np.float32(v[self._lead]) for v in per_lead)
+            self._scale = (np.float32(1 / g), zero)
+        self._stepper = Stepper(model, capacity)
+        self._heads = Heads(heads, model.config.dim)
+        self._on = np.zeros((capacity, len(self._heads)), bool)
+        self._every = max(1, round(_LOOK_S * self.rate)) if beats else 0
+        self._key = self._fingerprint = model.fingerprint
+        if len(self._heads):
+            self._key = hashlib.sha256((self._fingerprint + self._heads.digest).encode()).hexdigest()[:16]
+        spec = model.spec
+        self._wait = np.zeros((capacity, len(spec.leads), spec.patch), np.float32)
+        self._gathered = np.zeros((BLOCK_ROWS, len(spec.leads), spec.patch), np.float32)
+        self._stride = spec.patch / self._frontend.out_rate * self.rate  # input samples a token
+        self._shift = self._frontend.fir_delay_s * self.rate
         self._patients: dict[str, _Patient] = {}
-        self._free = list(range(capacity))[::-1]
+        self._free = list(range(capacity))  # a heap: low slots first, so that patients stand side by side
+        self._new_beats(0, 0)  # refuses a rate that the detector does not take
 
     @property
     def capacity(self) -> int:
@@ -112,7 +130,7 @@ class Stream:
     @property
     def state_bytes(self) -> int:
         """Bytes of model state per patient."""
-        return sum(t[0].numel() * t.element_size() for t in self._state.values())
+        return self._stepper.state_bytes
 
     def open(self, id: str) -> None:
         """Begin a stream. Raises StreamError when the id is open already or all slots are taken."""
@@ -122,69 +140,99 @@ class Stream:
             raise StreamError(
                 f"the stream is full, {self.capacity:,} of {self.capacity:,}; close one, or make it with more capacity"
             )
-        self._patients[id] = patient = _Patient(self._free.pop())
-        self._clear(patient)
+        self._patients[id] = patient = _Patient(heapq.heappop(self._free))
+        self._restart(patient, 0)
 
     def close(self, id: str) -> None:
         """End a stream and free its slot; samples that still wait are dropped (`flush` first to keep them)."""
         patient = self._patient(id)
         self._clear(patient)
-        self._free.append(patient.slot)
+        heapq.heappush(self._free, patient.slot)
         del self._patients[id]
 
     def late(self, id: str) -> int:
         """Samples of this stream dropped so far because they came twice or too late."""
         return self._patient(id).late
 
-    def push(self, id: str | Sequence[str], samples: Any, start: Any = None) -> list[Token | Event]:
+    def push(
+        self, id: str | Sequence[str] | Mapping[str, Any], samples: Any = None, start: Any = None
+    ) -> list[Token | Event]:
         """Add samples of one stream, or of several at once, and get what is now decided.
 
-        One id: samples (leads, n), start the absolute index of the first or None for "joined on". Several ids: a sequence of each;
-        chunks may be of unequal length. Events and tokens come stream by stream, in time order. Raises StreamError before anything
-        is changed when an id is unknown, stands twice, or its chunk has a wrong shape.
+        One id: samples (leads, n), start the absolute index of the first or None for "joined on". Several ids: a sequence of each, or
+        a mapping of id → samples with start a mapping or None; chunks may be of unequal length. What comes back goes stream by stream:
+        first gaps and repeats of the chunk, then tokens, beats and labels by their start. Raises StreamError before anything is changed
+        when an id is unknown, stands twice, or its chunk has a wrong shape or type.
         """
         if isinstance(id, str):
-            ids, chunks, starts = [id], [samples], [start]
+            names, chunks, starts = [id], [samples], [start]
+        elif isinstance(id, Mapping):
+            names, chunks = list(id), list(id.values())
+            starts = [None] * len(names) if start is None else [start.get(name) for name in names]
         else:
-            ids, chunks = list(id), list(samples)
-            starts = [None] * len(ids) if start is None else list(start)
-        self._check(ids, chunks, starts)
-        events: dict[str, list[Token | Event]] = {name: [] for name in ids}
+            names, chunks = list(id), list(samples)
+            starts = [None] * len(names) if start is None else list(start)
+        arrays, firsts = self._check(names, chunks, starts)
+        told: list[list[Token | Event]] = []
+        made: list[list[Token | Event]] = []
         fed = []
-        for name, chunk, first in zip(ids, chunks, starts):
-            fed.append(self._admit(name, np.asarray(chunk), first, events[name]))
-        self._feed([self._patients[name] for name in ids], fed)
-        for token in self._decide(ids):
-            events[token.id].append(token)
-        return [event for name in ids for event in events[name]]
+        for name, chunk, first in zip(names, arrays, firsts):
+            told.append([])
+            made.append([])
+            fed.append(self._admit(name, chunk, first, told[-1], made[-1]))
+        fed.sort(key=lambda f: f.patient.slot)
+        for at in range(0, len(fed), BLOCK_ROWS):
+            self._advance(fed[at : at + BLOCK_ROWS])
+        return [e for before, after in zip(told, made) for part in (before, _in_time(after)) for e in part]
 
     def flush(self, id: str) -> list[Token | Event]:
         """Decide what still waits, as at a record's end; then the stream is as newly opened, at the sample it had reached."""
         patient = self._patient(id)
-        out = self._live.flush(patient.slot)
-        self._append(patient, out.x, out.mask)
-        tokens: list[Token | Event] = list(self._decide([id]))
+        out: list[Token | Event] = []
+        made = self._live.flush(patient.slot)
+        fed = _Fed(id, patient, made.x, patient.position, out)
+        self._collect([fed], [made])
+        if patient.beats is not None:
+            out += [_beat(id, at) for at in patient.beats.flush()]
         self._restart(patient, patient.position)
-        return tokens
+        return _in_time(out)
 
     def save(self, id: str) -> bytes:
         """Everything that the stream remembers; `restore` continues it to the bit, in this process or another."""
         p = self._patient(id)
-        state = {name: t[p.slot].numpy() for name, t in self._state.items()}
         counts = (p.base, p.position, p.token, p.late)
-        frontend = self._live.save(p.slot)
-        return pack(Saved(id, self._fingerprint, self._frontend.hash, *counts, frontend, p.x, p.mask, state))
+        return pack(
+            Saved(
+                id,
+                self._key,
+                self._frontend.hash,
+                *counts,
+                p.begun,
+                p.valid,
+                self._live.save(p.slot),
+                b"" if p.beats is None else p.beats.save(),
+                self._wait[p.slot, :, : p.fill],
+                self._on[p.slot],
+                self._stepper.get(p.slot),
+            )
+        )
 
     def restore(self, blob: bytes) -> str:
         """Open the stream that `save` wrote and return its id. Raises StreamError for a blob that is foreign, altered or open."""
         saved = unpack(
             bytes(blob),
-            fingerprint=self._fingerprint,
+            fingerprint=self._key,
             plan=self._frontend.hash,
             leads=len(self.model.spec.leads),
             patch=self.model.spec.patch,
-            shapes={name: tuple(t.shape[1:]) for name, t in self._state.items()},
+            labels=len(self._heads),
+            shapes={name: tuple(t.shape[1:]) for name, t in self._stepper.state.items()},
         )
+        if bool(saved.beats) != bool(self._every):
+            raise StreamError(
+                f"saved stream has {'a' if saved.beats else 'no'} beat detector, this one {'a' if self._every else 'no'}"
+            )
+        beats = Beats.restored(self.rate, saved.beats) if saved.beats else None
         self.open(saved.id)
         p = self._patients[saved.id]
         try:
@@ -192,10 +240,11 @@ class Stream:
         except StreamError:
             self.close(saved.id)
             raise
-        for name, t in self._state.items():
-            t[p.slot] = torch.from_numpy(saved.state[name])
+        self._stepper.put(p.slot, saved.state)
         p.base, p.position, p.token, p.late = saved.base, saved.position, saved.token, saved.late
-        p.x, p.mask, p.begun = saved.x, saved.mask, True
+        p.begun, p.valid, p.fill, p.beats = saved.begun, saved.valid, saved.x.shape[1], beats
+        self._wait[p.slot, :, : p.fill] = saved.x
+        self._on[p.slot] = saved.on
         return saved.id
 
     def _patient(self, id: str) -> _Patient:
@@ -203,105 +252,173 @@ class Stream:
             raise StreamError(f"stream {id!r} is not open; open it first ({len(self._patients):,} are open)")
         return self._patients[id]
 
-    def _check(self, ids: list[str], chunks: list[Any], starts: list[Any]) -> None:
-        if not len(ids) == len(chunks) == len(starts):
+    def _check(
+        self, names: list[str], chunks: list[Any], starts: list[Any]
+    ) -> tuple[list[np.ndarray], list[int | None]]:
+        """Chunks as arrays and starts as numbers. Nothing may raise after this."""
+        if not len(names) == len(chunks) == len(starts):
             raise StreamError(
-                f"push got {len(ids)} ids, {len(chunks)} chunks and {len(starts)} starts; needed as many of each"
+                f"push got {len(names)} ids, {len(chunks)} chunks and {len(starts)} starts; needed as many of each"
             )
-        if len(set(ids)) != len(ids):
+        if len(set(names)) != len(names):
             raise StreamError("push got an id twice; join its chunks, or push twice")
-        for name, chunk, start in zip(ids, chunks, starts):
+        arrays, firsts, rows = [], [], len(self.leads)
+        kinds, needed = ("f", "float mV") if self._scale is None else ("iu", "integer counts, as gain was given")
+        for name, given, start in zip(names, chunks, starts):
             self._patient(name)
-            shape = np.shape(chunk)
-            if len(shape) != 2 or shape[0] != len(self.leads):
+            try:
+                chunk = np.asarray(given)
+                first = None if start is None else operator.index(start)
+            except (ValueError, TypeError) as error:
+                raise StreamError(f"chunk or start of stream {name!r} is no array or whole number: {error}") from None
+            if chunk.ndim != 2 or chunk.shape[0] != rows:
                 raise StreamError(
-                    f"chunk of stream {name!r} has shape {shape}; needed ({len(self.leads)}, samples): {self.leads}"
+                    f"chunk of stream {name!r} has shape {chunk.shape}; needed ({rows}, samples): {self.leads}"
                 )
-            if start is not None and int(start) < 0:
-                raise StreamError(f"start of stream {name!r} is {start}; needed an index of at least 0")
+            if chunk.dtype.kind not in kinds:
+                raise StreamError(f"chunk of stream {name!r} is {chunk.dtype}; needed {needed}")
+            if first is not None and first < 0:
+                raise StreamError(f"start of stream {name!r} is {first}; needed an index of at least 0")
+            arrays.append(chunk)
+            firsts.append(first)
+        return arrays, firsts
 
     def _admit(
-        self, name: str, chunk: np.ndarray, start: int | None, events: list[Token | Event]
-    ) -> tuple[np.ndarray, int]:
-        """What is new of a chunk, and the absolute index of its first sample; gaps and repeats are told in `events`."""
+        self,
+        name: str,
+        chunk: np.ndarray,
+        start: int | None,
+        told: list[Token | Event],
+        made: list[Token | Event],
+    ) -> _Fed:
+        """What is new of a chunk, and the absolute index of its first sample; gaps and repeats are told."""
         p = self._patients[name]
         if start is not None and not p.begun:
-            self._restart(p, int(start))
-        n, first = chunk.shape[1], p.position if start is None else int(start)
+            self._restart(p, start)
+        n, first = chunk.shape[1], p.position if start is None else start
         if n == 0:
-            return chunk, p.position
+            return _Fed(name, p, chunk, p.position, made)
         p.begun = True
         if first < p.position:
             dropped = min(p.position - first, n)
             p.late += dropped
-            events.append(Event(name, "late", first, dropped))
-            return chunk[:, dropped:], p.position
+            told.append(Event(name, "late", first, dropped))
+            return _Fed(name, p, chunk[:, dropped:], p.position, made)
         if first > p.position:
             gap = first - p.position
             too_long = gap > self.reset_after_s * self.rate
-            events.append(Event(name, "reset" if too_long else "gap", p.position, gap))
+            told.append(Event(name, "reset" if too_long else "gap", p.position, gap))
             if too_long:
                 self._restart(p, first)
                 p.begun = True
-        return chunk, first
+        return _Fed(name, p, chunk, first, made)
 
-    def _feed(self, patients: list[_Patient], fed: list[tuple[np.ndarray, int]]) -> None:
-        """The front end over all chunks at once."""
-        pairs = [(p, chunk, first) for p, (chunk, first) in zip(patients, fed) if chunk.shape[1]]
-        if not pairs:
+    def _advance(self, block: list[_Fed]) -> None:
+        """Front end, model and detector over the new samples of at most `BLOCK_ROWS` streams, ascending in slot."""
+        block = [f for f in block if f.chunk.shape[1]]
+        if not block:
             return
-        apart = any(first != p.position for p, _, first in pairs)
-        out = self._live.push_many(
-            [p.slot for p, *_ in pairs],
-            [chunk for _, chunk, _ in pairs],
-            starts=[first - p.base for p, _, first in pairs] if apart else None,
+        apart = any(f.first != f.patient.position for f in block)
+        made = self._live.push_many(
+            [f.patient.slot for f in block],
+            [f.chunk for f in block],
+            starts=[f.first - f.patient.base for f in block] if apart else None,
             **self._counts,
         )
-        for (p, chunk, first), made in zip(pairs, out):
-            p.position = first + chunk.shape[1]
-            self._append(p, made.x, made.mask)
+        for f in block:
+            if f.patient.beats is not None:
+                self._look(f, f.patient.beats)
+            f.patient.position = f.first + f.chunk.shape[1]
+        self._collect(block, made)
 
-    def _decide(self, ids: list[str]) -> Iterator[Token]:
-        """Turn finished patches into tokens, one patch of every ready stream at a time."""
-        size = self.model.spec.patch
-        patients = [(name, self._patients[name]) for name in ids]
-        while True:
-            ready = [(name, p) for name, p in patients if p.x.shape[1] >= size]
-            if not ready:
-                return
-            slots = [p.slot for _, p in ready]
-            patches = torch.from_numpy(np.stack([p.x[:, :size] for _, p in ready]))
-            tokens = self._step(patches, slots).numpy()
-            for (name, p), embedding in zip(ready, tokens):
-                valid = bool(p.mask[:, :size].any())
-                yield Token(name, p.token, self._sample(p, p.token), self._sample(p, p.token + 1), embedding, valid)
-                p.x, p.mask, p.token = p.x[:, size:], p.mask[:, size:], p.token + 1
+    def _look(self, fed: _Fed, beats: Beats) -> None:
+        x = fed.chunk[self._lead]
+        if self._scale is not None:
+            x = (x.astype(np.float32) - self._scale[1]) * self._scale[0]
+        missing = fed.first - fed.patient.position
+        found = beats.skip(missing) + beats.push(x) if missing else beats.push(x)
+        if found:
+            fed.out.extend([_beat(fed.name, at) for at in found])
 
-    def _step(self, patches: torch.Tensor, slots: list[int]) -> torch.Tensor:
-        index = torch.tensor(slots)
-        state = {name: t.index_select(0, index) for name, t in self._state.items()}
-        tokens = self.model.step_(patches, state)
-        for name, t in self._state.items():
-            t.index_copy_(0, index, state[name])
-        return tokens
+    def _collect(self, block: list[_Fed], made: Sequence[Any]) -> None:
+        """Fill patches with the front end's output; whenever some are full, step them together."""
+        size, todo = self.model.spec.patch, []
+        for f, (x, ok) in zip(block, made):
+            if x.shape[1]:
+                whole = bool(ok.all())
+                todo.append((f, x if whole else np.where(ok, x, np.float32(0)), None if whole else ok, 0))
+        while todo:
+            full, rest = [], []
+            for f, x, ok, at in todo:
+                p = f.patient
+                to = at + min(size - p.fill, x.shape[1] - at)
+                self._wait[p.slot, :, p.fill : p.fill + to - at] = x[:, at:to]
+                p.valid = p.valid or ok is None or bool(ok[:, at:to].any())
+                p.fill += to - at
+                if p.fill == size:
+                    full.append(f)
+                if to < x.shape[1]:
+                    rest.append((f, x, ok, to))
+            if full:
+                self._decide(full)
+            todo = rest
+
+    def _decide(self, full: list[_Fed]) -> None:
+        """Turn full patches into tokens and labels."""
+        slots = np.array([f.patient.slot for f in full])
+        first, n = int(slots[0]), len(slots)
+        if int(slots[-1]) - first == n - 1:
+            x = self._wait[first : first + n]
+        else:
+            x = np.take(self._wait, slots, axis=0, out=self._gathered[:n], mode="clip")
+        tokens = self._stepper.step_(x, slots)
+        scores = self._heads.probabilities(tokens) if len(self._heads) else None
+        rows = tokens.numpy()
+        for i, f in enumerate(full):
+            p = f.patient
+            start, stop = self._sample(p, p.token), self._sample(p, p.token + 1)
+            f.out.append(Token(f.name, p.token, start, stop, rows[i].copy(), p.valid))
+            if scores is not None:
+                self._label(f, start, stop, scores[i])
+            p.fill, p.valid, p.token = 0, False, p.token + 1
+
+    def _label(self, fed: _Fed, start: int, stop: int, scores: np.ndarray) -> None:
+        """An event for each label that begins with this token; a token without samples ends all."""
+        p = fed.patient
+        now = (scores >= self._heads.thresholds) & p.valid
+        for k in np.flatnonzero(now & ~self._on[p.slot]).tolist():
+            by, label = self._heads.names[k]
+            fed.out.append(Event(fed.name, label, start, stop - start, by, float(scores[k])))
+        self._on[p.slot] = now
 
     def _sample(self, p: _Patient, token: int) -> int:
         """Absolute input sample at which a token begins: its first output sample, less the resampler's delay."""
-        seconds = token * self.model.spec.patch / self._frontend.out_rate - self._frontend.fir_delay_s
-        return p.base + max(0, round(seconds * self.rate))
+        return p.base + max(0, round(token * self._stride - self._shift))
 
-    def _append(self, p: _Patient, x: np.ndarray, mask: np.ndarray) -> None:
-        p.x = np.concatenate([p.x, np.where(mask, x, np.float32(0))], 1)
-        p.mask = np.concatenate([p.mask, mask], 1)
+    def _new_beats(self, origin: int, slot: int) -> Beats | None:
+        if not self._every:
+            return None
+        phase = 1 + int(slot * 0.6180339887 % 1 * self._every) % self._every  # slots look in turn, not all at once
+        return Beats(self.rate, self._every, origin=origin, phase=phase)
 
     def _clear(self, p: _Patient) -> None:
         self._live.reset(p.slot)
-        for name, t in self._state.items():
-            t[p.slot] = self._empty[name][0]
-        rows = len(self.model.spec.leads)
-        p.x, p.mask = np.zeros((rows, 0), dtype=np.float32), np.zeros((rows, 0), dtype=bool)
+        self._stepper.reset(p.slot)
+        self._on[p.slot] = False
+        p.fill, p.valid, p.beats = 0, False, None
 
     def _restart(self, p: _Patient, position: int) -> None:
         self._clear(p)
         p.base = p.position = position
         p.token, p.begun = 0, False
+        p.beats = self._new_beats(position, p.slot)
+
+
+def _beat(name: str, at: int) -> Token | Event:
+    return Event(name, "beat", at, 0, DETECTOR)
+
+
+def _in_time(found: list[Token | Event]) -> list[Token | Event]:
+    if len(found) > 1:
+        found.sort(key=lambda e: e.start)
+    return found
