@@ -62,6 +62,15 @@ def test_beats_are_those_of_the_classical_detector_at_absolute_samples(
     assert [e.start - 7_000 for e in found] == qrs.detect(records[0][1], RATE).tolist() and len(found) > 15
 
 
+def test_how_often_the_detector_looks_changes_no_beat(model: xecg.XECG, records: list[np.ndarray]) -> None:
+    found = []
+    for look in (0.1, 0.25, 5.0):
+        stream = Stream(model, RATE, LEADS, look_every_s=look)
+        stream.open("a")
+        found.append(facts(stream.push("a", records[3]) + stream.flush("a"), "a"))
+    assert found[0] == found[1] == found[2]
+
+
 def test_counts_give_the_beats_of_millivolts(model: xecg.XECG, records: list[np.ndarray]) -> None:
     counts = np.round(records[0] * 1000 + 100).astype(np.int16)
     stream = Stream(model, RATE, LEADS, gain=1000.0, baseline=100.0)
@@ -203,6 +212,8 @@ def test_wrong_types_and_heads_are_refused_before_anything_is_changed(
         Stream(model, RATE, LEADS, heads=[Head("x", ("a",), np.zeros((1, 5)), np.zeros(1))])
     with pytest.raises(SpecError, match="1 labels"):
         Head("x", ("a",), np.zeros((2, 5)), np.zeros(1))
+    with pytest.raises(StreamError, match="look_every_s"):
+        Stream(model, RATE, LEADS, look_every_s=0)
     with pytest.raises(StreamError, match="reset_after_s"):
         Stream(model, RATE, LEADS, reset_after_s=1e9)
 

@@ -217,4 +217,4 @@ def test_memory_per_patient_is_constant_and_small(model: xecg.XECG) -> None:
         stream.push("a", signals(1)[0][:, :1800])
         sizes.add(len(stream.save("a")))
     # what varies: a half-filled patch, the detector's history and pieces of it, the digits of its numbers
-    assert max(sizes) - min(sizes) < 12 * 25 * 4 + 8_000 and max(sizes) < 100_000
+    assert max(sizes) - min(sizes) < 12 * 25 * 4 + 10_000 and max(sizes) < 100_000

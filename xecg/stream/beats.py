@@ -18,7 +18,7 @@ from xecg.signal import qrs
 
 __all__ = ["Beats"]
 
-_TYPES = ("float64", "int64", "bool")
+_TYPES = ("float32", "float64", "int64", "bool")
 
 
 class Beats:
@@ -61,7 +61,7 @@ class Beats:
 
     def save(self) -> bytes:
         """u32 text bytes · JSON text · arrays, little-endian. The text holds the detector's attributes that differ from a new one's."""
-        arrays: list[np.ndarray] = [self._wait[: self._fill].astype(np.float64)]
+        arrays: list[np.ndarray] = [self._wait[: self._fill]]
         fresh = vars(qrs.Detector(self._rate))
         own = {k: _plain(v, arrays) for k, v in vars(self._detector).items() if not _same(v, fresh.get(k))}
         facts = {"origin": self.origin, "until": self._until, "every": len(self._wait), "detector": own}

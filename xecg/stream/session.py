@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 _LONGEST_BRIDGE_S = 3600.0  # the front end takes no longer gap
-_LOOK_S = 0.5  # the detector looks this often
 
 
 @dataclass(slots=True)
@@ -64,7 +63,8 @@ class Stream:
     model: an `XECG` without reverse blocks, such as `xecg.load("tiny-causal")`; its weights are taken as they are now. rate: Hz of the
     samples. leads: their names, in row order. gain, baseline: for int16 counts, as in `ECGFrontend.apply`. reset_after_s: a gap up to
     this long is bridged with missing samples and the state kept; a longer one resets the patient's state. beats: run the classical
-    detector on lead II, or on the first lead where there is none. heads: linear heads on the model's tokens. Raises XECGError for a
+    detector on lead II, or on the first lead where there is none. look_every_s: how often it looks, as a look costs the same however
+    few samples are new; beats are told so much later, and are the same. heads: linear heads on the model's tokens. Raises XECGError for a
     model with reverse blocks, SpecError for leads, rates or heads that do not fit.
     """
 
@@ -79,11 +79,14 @@ class Stream:
         baseline: Any = None,
         reset_after_s: float = 30.0,
         beats: bool = True,
+        look_every_s: float = 1.0,
         heads: Sequence[Head] = (),
     ) -> None:
         model.initial_state(0)  # refuses a model that cannot go token by token
         if not 0 <= reset_after_s <= _LONGEST_BRIDGE_S:
             raise StreamError(f"reset_after_s is {reset_after_s!r}; needed 0..{_LONGEST_BRIDGE_S:,.0f} s")
+        if not 0 < look_every_s <= 60:
+            raise StreamError(f"look_every_s is {look_every_s!r}; needed 0..60 s")
         self.model, self.rate, self.leads = model, float(rate), tuple(leads)
         self.reset_after_s = reset_after_s
         self._frontend = ECGFrontend(model.spec, in_rate=rate, leads=leads)
@@ -99,7 +102,7 @@ class Stream:
         self._stepper = Stepper(model, capacity)
         self._heads = Heads(heads, model.config.dim)
         self._on = np.zeros((capacity, len(self._heads)), bool)
-        self._every = max(1, round(_LOOK_S * self.rate)) if beats else 0
+        self._every = max(1, round(look_every_s * self.rate)) if beats else 0
         self._key = self._fingerprint = model.fingerprint
         if len(self._heads):
             self._key = hashlib.sha256((self._fingerprint + self._heads.digest).encode()).hexdigest()[:16]
