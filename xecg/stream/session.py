@@ -64,7 +64,7 @@ class Stream:
     samples. leads: their names, in row order. gain, baseline: for int16 counts, as in `ECGFrontend.apply`. reset_after_s: a gap up to
     this long is bridged with missing samples and the state kept; a longer one resets the patient's state. beats: run the classical
     detector on lead II, or on the first lead where there is none. look_every_s: how often it looks, as a look costs the same however
-    few samples are new; beats are told so much later, and are the same. heads: linear heads on the model's tokens. Raises XECGError for a
+    few samples are new; beats are told so much later, and are the same. heads: linear heads on the tokens. Raises XECGError for a
     model with reverse blocks, SpecError for leads, rates or heads that do not fit.
     """
 
