@@ -17,7 +17,7 @@ from benchecg.versions import library_version
 from xecg.errors import ShapeError, SpecError
 from xecg.signal import Recording
 
-__all__ = ["Features", "RecordTokens", "record_tokens", "recording_of", "unit_features"]
+__all__ = ["Features", "RecordTokens", "is_synthetic", "record_tokens", "recording_of", "unit_features"]
 
 _SHOWN = ("age", "sex")  # meta that an adapter may use, unless the task hides it
 
@@ -157,7 +157,7 @@ def recording_of(task: Task, data: TaskData, record: Record) -> Recording:
     from xecg import read
 
     recording = read(record.path) if data.read is None else data.read(record)
-    synthetic = _is_synthetic(record.path, recording)
+    synthetic = is_synthetic(record.path, recording)
     if synthetic != task.synthetic:
         what = "is synthetic; a real task takes no synthetic recording" if synthetic else "is not marked synthetic"
         raise SpecError(
@@ -167,7 +167,7 @@ def recording_of(task: Task, data: TaskData, record: Record) -> Recording:
     return recording.with_(annotations=None, meta=meta)
 
 
-def _is_synthetic(path: Path, recording: Recording) -> bool:
+def is_synthetic(path: Path, recording: Recording) -> bool:
     """Marked by the simulator: in memory, or by a comment line of the WFDB header."""
     if recording.meta.get("synthetic"):
         return True

@@ -22,11 +22,22 @@ from benchecg.tasks.base import Task
 from xecg.errors import SpecError
 from xecg.model.head_spec import questions
 
-__all__ = ["C_GRID", "Probe", "best_setting", "linear_probe", "metric_of"]
+__all__ = ["C_GRID", "LinearMap", "Probe", "best_setting", "linear_probe", "metric_of"]
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 _MAX_ITER = 1_000
+_NEVER = -1e4
 _FALLBACK_C = 1.0  # when the metric is undefined on the validation units for every C
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """score = (x − centre) / scale · weightᵀ + bias, float64: weight (outputs, D), bias (outputs,), centre and scale (D,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,7 @@ class Probe:
     """score: float32 test scores, (n, classes), or (n,) where the answer is one number; rows of invalid units are not meaningful.
 
     c: the chosen C. validation: metric of each C on the validation units, None where undefined. converged: of the last fit.
+    head: what gave the scores, None where nothing linear did.
     """
 
     score: np.ndarray
@@ -41,6 +53,7 @@ class Probe:
     validation: dict[str, float | None]
     converged: bool
     n_fit: int
+    head: LinearMap | None = None
 
 
 def linear_probe(
@@ -70,7 +83,8 @@ def linear_probe(
     head = _head(task)
     converged = head.fit(chosen, (features[both] - centre) / scale, label[both])
     score = head.score((features[test] - centre) / scale).astype(np.float32)
-    return Probe(score, chosen, {f"{c:g}": v for c, v in validation.items()}, converged, int(both.sum()))
+    linear = LinearMap(*head.linear(features.shape[1]), centre, scale)
+    return Probe(score, chosen, {f"{c:g}": v for c, v in validation.items()}, converged, int(both.sum()), linear)
 
 
 def _validate(
@@ -137,6 +151,12 @@ class _PanelHead:
         parts = [h.score(x) if h.fitted else np.zeros((len(x), len(c))) for h, c in zip(self._heads, self._columns)]
         return np.concatenate([log_softmax(part, axis=1) for part in parts], 1)
 
+    def linear(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Weight (C, D) and bias (C,) whose scores are those before the log-softmax."""
+        empty = [(np.zeros((len(c), width)), np.zeros(len(c))) for c in self._columns]
+        parts = [h.linear(width) if h.fitted else e for h, e in zip(self._heads, empty)]
+        return np.concatenate([w for w, _ in parts]), np.concatenate([b for _, b in parts])
+
 
 class _Head:
     """The linear model of a task kind."""
@@ -166,6 +186,25 @@ class _Head:
         columns = [np.zeros(len(x)) if m is None else m.decision_function(x) for m in self._models]
         return np.stack(columns, 1) if self._kind == "multilabel" else columns[0]
 
+    def linear(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Weight (outputs, D) and bias (outputs,) of `score`; a class that is never predicted has bias −1e4 in place of −∞."""
+        if self._kind == "multiclass":
+            return self._class_map(width)
+        maps = [(np.zeros(width), 0.0) if m is None else _map_of(m) for m in self._models]
+        return np.stack([w for w, _ in maps]), np.array([b for _, b in maps])
+
+    def _class_map(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = np.zeros((self._n_classes, width)), np.full(self._n_classes, _NEVER)
+        model = self._models[0]
+        if model is None:
+            bias[self._only] = 0.0
+        elif len(model.classes_) == 2:
+            w, b = _map_of(model)
+            weight[model.classes_], bias[model.classes_] = np.outer([-0.5, 0.5], w), np.multiply([-0.5, 0.5], b)
+        else:
+            weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+        return weight, bias
+
     def _new(self, c: float, y: np.ndarray) -> Any:
         from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -188,6 +227,13 @@ class _Head:
         else:
             score[:, model.classes_] = model.decision_function(x)
         return score
+
+
+def _map_of(model: Any) -> tuple[np.ndarray, float]:
+    """Weight (D,) and bias of a model with one output."""
+    if isinstance(model, CoxRidge):
+        return model.weights, 0.0
+    return np.ravel(model.coef_), float(np.ravel(model.intercept_)[0])
 
 
 def _converges(model: Any, x: np.ndarray, y: np.ndarray) -> bool:

@@ -17,7 +17,9 @@ from xecg.errors import XECGError
 
 __all__ = ["main"]
 
-_COMMANDS = ("convert", "doctor", "embed", "inspect", "plot", "preprocess", "pretrain", "similar", "stream")
+_COMMANDS = (
+    "convert", "doctor", "embed", "finetune", "inspect", "plot", "predict", "preprocess", "pretrain", "similar", "stream",
+)  # fmt: skip
 
 
 def _set_debug(context: click.Context, _: click.Parameter, value: bool) -> None:

@@ -37,8 +37,9 @@ class HeadSpec:
 
     kind: see the module's text. classes: labels of the outputs; of "binary" the two of them, of "regression" and "survival" none,
     of "peaks" the one event. of: "record" (the tokens are pooled) or "token" (each is answered). pooling: "mean" or "max".
-    covariates: names of numbers beside the pooled tokens, as "age". unit: of a regression. heights: outputs of "peaks" a token.
-    threshold: of "peaks". encoder: name, fingerprint: of the encoder that the tokens come from. Raises SpecError.
+    covariates: of the recording, beside the pooled tokens: "age" (years), "sex" (F 0, M 1). unit: of a regression. heights:
+    outputs of "peaks" a token. threshold: of "peaks". after: how many tokens past the one that holds an instant are read: a causal
+    encoder knows a beat's shape only then. encoder, fingerprint: of the encoder that the tokens come from. Raises SpecError.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class HeadSpec:
     unit: str = ""
     heights: int = 0
     threshold: float = 0.5
+    after: int = 0
     encoder: str = ""
     fingerprint: str = ""
 
@@ -66,6 +68,8 @@ class HeadSpec:
             raise SpecError(
                 f"head heights is {self.heights}, of {self.of!r}; a peaks head needs heights, of 'token', others none"
             )
+        if set(self.covariates) - {"age", "sex"}:
+            raise SpecError(f"head covariates are {self.covariates!r}; needed some of age, sex")
         if self.covariates and self.of == "token":
             raise SpecError("head covariates are of a record; a head of tokens has none")
 

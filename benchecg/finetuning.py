@@ -1,0 +1,104 @@
+"""From a table of labels to a head that ships: features, linear probe, score on patients it has not seen, one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchecg.models.base import Tokens
+from benchecg.models.xecg import XECGAdapter
+from benchecg.predictions import predictions_of
+from benchecg.protocols import linear_probe, unit_features
+from benchecg.protocols.linear_probe import LinearMap
+from benchecg.running import LoadedTask
+from benchecg.scoring import score
+from benchecg.stats import RESAMPLES
+from benchecg.tasks.base import Task, TaskData
+from xecg.errors import SpecError
+from xecg.model import XECG, Head, HeadSpec
+from xecg.model.predict import covariates_of
+from xecg.signal import Recording
+
+__all__ = ["Fitted", "fit_head"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """head: fitted on the training and validation patients. scored: `benchecg.scoring.score` of the test patients."""
+
+    head: Head
+    scored: dict[str, Any]
+    c: float
+    units: dict[str, int]
+
+
+class _Shifted(XECGAdapter):
+    """Tokens `after` places later speak for an instant; covariates of the recording stand beside every token."""
+
+    def __init__(self, model: XECG, *, after: int, covariates: tuple[str, ...]) -> None:
+        super().__init__(model, id=model.name)
+        self._after, self._covariates = after, covariates
+
+    def features(self, recordings: Any) -> list[Tokens]:
+        """As `XECGAdapter.features`."""
+        return [self._with(t, r) for t, r in zip(super().features(recordings), recordings)]
+
+    def _with(self, tokens: Tokens, recording: Recording) -> Tokens:
+        values = tokens.values[self._after :]
+        if self._covariates:
+            known = np.tile(covariates_of(recording, self._covariates), (len(values), 1))
+            values = np.concatenate([values, known], 1)
+        n = len(values)
+        return Tokens(values, tokens.start_s[:n], tokens.length_s[:n])
+
+
+def fit_head(
+    task: Task,
+    data: TaskData,
+    model: XECG,
+    *,
+    unit: str = "",
+    after: int = 0,
+    covariates: tuple[str, ...] = (),
+    resamples: int = RESAMPLES,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Fitted:
+    """The linear probe of `task` on the frozen tokens of `model`, as a head. after: see `HeadSpec`. Raises SpecError."""
+    refused = LoadedTask(task, data, "", "").refusal()
+    if refused:
+        raise SpecError(f"{task.title}: {refused}")
+    adapter = _Shifted(model, after=after, covariates=covariates)
+    features = unit_features(task, data, adapter, data_sha256="", progress=progress)
+    train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
+    probe = linear_probe(
+        task, features=features.values, valid=features.valid, label=data.label, train=train, val=val, test=test
+    )
+    assert probe.head is not None
+    predictions = predictions_of(
+        task, data, model=model.name, score=probe.score, valid=features.valid[test], resamples=resamples, seed=0
+    )
+    spec = HeadSpec(
+        task.kind,
+        task.classes if task.kind not in ("regression", "survival") else (),
+        of="token" if np.isfinite(data.time_s).all() else "record",
+        covariates=covariates,
+        unit=unit,
+        after=after,
+        encoder=model.name,
+        fingerprint=model.fingerprint,
+    )
+    units = {name: int(part.sum()) for name, part in (("train", train), ("val", val), ("test", test))}
+    return Fitted(_head_of(probe.head, spec, model), score(predictions), probe.c, units)
+
+
+def _head_of(linear: LinearMap, spec: HeadSpec, model: XECG) -> Head:
+    head = Head(spec, model.config.dim)
+    values = {"weight": linear.weight, "bias": linear.bias, "centre": linear.centre, "scale": linear.scale}
+    with torch.no_grad():
+        for name, value in values.items():
+            getattr(head, name).copy_(torch.from_numpy(np.asarray(value)))
+    return head.eval()
