@@ -9,8 +9,9 @@ import torch
 import xecg
 from tests.stream.test_session import EXACT
 from xecg.errors import SpecError, StreamError
+from xecg.model import Head, HeadSpec
 from xecg.signal import qrs, simulate
-from xecg.stream import Event, Head, Stream, Token
+from xecg.stream import Event, Stream, Token
 
 LEADS = ("I", "II", "V2")
 RATE = 250.0
@@ -30,9 +31,14 @@ def records() -> list[np.ndarray]:
     return made
 
 
-def head() -> Head:
-    rng = np.random.default_rng(0)
-    return Head("toy", ("a", "b"), rng.normal(0, 0.05, (2, 128)).astype(np.float32), np.zeros(2, np.float32), 0.5)
+def head(kind: str = "multilabel", of: str = "token", width: int = 128) -> Head:
+    made = Head(HeadSpec(kind, ("a", "b"), of=of), width)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        made.weight.normal_(0, 0.1)
+        made.centre.normal_(0, 0.1)
+        made.scale.uniform_(0.5, 2)
+    return made
 
 
 def facts(found: list[Token | Event], name: str) -> list[tuple]:
@@ -47,7 +53,7 @@ def facts(found: list[Token | Event], name: str) -> list[tuple]:
 
 
 def alone(model: xecg.XECG, x: np.ndarray, name: str = "a") -> list[tuple]:
-    stream = Stream(model, RATE, LEADS, heads=[head()])
+    stream = Stream(model, RATE, LEADS, heads={"toy": head()})
     stream.open(name)
     return facts(stream.push(name, x) + stream.flush(name), name)
 
@@ -84,7 +90,7 @@ def test_tokens_beats_and_labels_ignore_chunks_companions_joins_leaves_and_saves
     model: xecg.XECG, records: list[np.ndarray]
 ) -> None:
     expected = {f"p{k}": alone(model, x, f"p{k}") for k, x in enumerate(records)}
-    stream, rng = Stream(model, RATE, LEADS, 6, heads=[head()]), np.random.default_rng(3)
+    stream, rng = Stream(model, RATE, LEADS, 6, heads={"toy": head()}), np.random.default_rng(3)
     found: list[Token | Event] = []
     at: dict[str, int] = {}
     done = 0
@@ -122,7 +128,7 @@ def test_tokens_beats_and_labels_ignore_chunks_companions_joins_leaves_and_saves
 def test_one_patient_among_a_thousand_has_the_bits_of_one_alone(model: xecg.XECG, records: list[np.ndarray]) -> None:
     x = records[0][:, :1000]
     expected = alone(model, x, "p500")
-    stream = Stream(model, RATE, LEADS, 1001, heads=[head()])
+    stream = Stream(model, RATE, LEADS, 1001, heads={"toy": head()})
     names = [f"p{k}" for k in range(1001)]
     for name in names:
         stream.open(name)
@@ -144,7 +150,7 @@ def test_one_patient_among_a_thousand_has_the_bits_of_one_alone(model: xecg.XECG
 def test_a_saved_detector_continues_wherever_it_was_cut(model: xecg.XECG, records: list[np.ndarray]) -> None:
     expected = alone(model, records[1])
     for cut in (0, 3, 499, 501, 1_777, 2_900):
-        first, second = (Stream(model, RATE, LEADS, heads=[head()]) for _ in range(2))
+        first, second = (Stream(model, RATE, LEADS, heads={"toy": head()}) for _ in range(2))
         first.open("a")
         found = first.push("a", records[1][:, :cut])
         second.restore(first.save("a"))
@@ -163,12 +169,12 @@ def test_a_bridged_gap_holds_the_detector_and_keeps_beats_in_place(model: xecg.X
 
 
 def test_a_label_begins_once_and_again_after_it_ended(model: xecg.XECG, records: list[np.ndarray]) -> None:
-    stream = Stream(model, RATE, LEADS, heads=[head()])
+    stream = Stream(model, RATE, LEADS, heads={"toy": head()})
     stream.open("a")
     found = stream.push("a", records[0])
-    weight, expected, on = head().weight, [], np.zeros(2, bool)
+    toy, expected, on = head(), [], np.zeros(2, bool)
     for token in (t for t in found if isinstance(t, Token)):
-        scores = 1 / (1 + np.exp(-(weight.astype(np.float64) @ token.embedding)))
+        scores = toy.answer(toy.of_features(torch.from_numpy(token.embedding))).detach().numpy()
         now = (scores >= 0.5) & token.valid
         expected += [("ab"[k], token.start) for k in np.flatnonzero(now & ~on)]
         on = now
@@ -177,10 +183,20 @@ def test_a_label_begins_once_and_again_after_it_ended(model: xecg.XECG, records:
     assert all(0.5 <= e.score <= 1 for e in found if isinstance(e, Event) and e.by == "head:toy")
 
 
+def test_classes_of_a_multiclass_head_sum_to_one(model: xecg.XECG) -> None:
+    from xecg.stream.heads import LiveHeads
+
+    toy, x = head("multiclass"), torch.randn(7, 128)
+    live = LiveHeads({"kinds": toy, "labels": head()}, width=128, fingerprint="")
+    found = live.probabilities(x)
+    assert np.allclose(found[:, :2], toy.answer(toy.of_features(x)).detach().numpy(), atol=1e-5)
+    assert np.allclose(found[:, 2:], head().answer(head().of_features(x)).detach().numpy(), atol=1e-5)
+
+
 def test_a_saved_stream_of_other_heads_or_without_a_detector_is_refused(
     model: xecg.XECG, records: list[np.ndarray]
 ) -> None:
-    stream = Stream(model, RATE, LEADS, heads=[head()])
+    stream = Stream(model, RATE, LEADS, heads={"toy": head()})
     stream.open("a")
     stream.push("a", records[0])
     with pytest.raises(StreamError, match="model and heads"):
@@ -208,10 +224,11 @@ def test_wrong_types_and_heads_are_refused_before_anything_is_changed(
     with pytest.raises(StreamError, match="whole number"):
         stream.push("a", x, start=1.5)
     assert facts(stream.push("a", x) + stream.flush("a"), "a") == [f for f in alone(model, x) if "head:toy" not in f]
-    with pytest.raises(SpecError, match="128"):
-        Stream(model, RATE, LEADS, heads=[Head("x", ("a",), np.zeros((1, 5)), np.zeros(1))])
-    with pytest.raises(SpecError, match="1 labels"):
-        Head("x", ("a",), np.zeros((2, 5)), np.zeros(1))
+    other = head()
+    other.spec = HeadSpec("binary", ("a", "b"), of="token", encoder="another", fingerprint="0" * 16)
+    for wrong, text in ((head(width=5), "128"), (head(of="record"), "of a record"), (other, "another")):
+        with pytest.raises(SpecError, match=text):
+            Stream(model, RATE, LEADS, heads={"x": wrong})
     with pytest.raises(StreamError, match="look_every_s"):
         Stream(model, RATE, LEADS, look_every_s=0)
     with pytest.raises(StreamError, match="reset_after_s"):

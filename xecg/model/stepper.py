@@ -98,6 +98,7 @@ def _compiled(model: XECG) -> bool:
         "causal_conv1d": {"taps": CONV_TAPS},
         "linear": {},
         "gated": {},
+        "norm": {},
     }
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return False
@@ -114,7 +115,7 @@ def _frozen(t: Tensor) -> Tensor:
     return t.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
-def _norm(x: Tensor, weight: Tensor | None) -> Tensor:
+def _norm(x: Tensor, weight: Tensor) -> Tensor:
     return torch.layer_norm(x, x.shape[-1:], weight, None, _EPS, False)
 
 
@@ -124,7 +125,7 @@ class _Linear:
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._keep = weight, bias = _frozen(weight), None if bias is None else _frozen(bias)
         G, N, K = weight.shape if weight.dim() == 3 else (1, *weight.shape)
-        self._sizes, self._run = (G, N, K, _TYPE), native().linear
+        self._sizes, self._run = (G, N, K, _TYPE, _TYPE), native().linear
         self._weights = weight.data_ptr(), 0 if bias is None else bias.data_ptr()
 
     def __call__(self, rows: int, x: int, x_row: int, y: int, y_row: int, x_group: int = 0, y_group: int = 0) -> None:
@@ -205,9 +206,8 @@ class _SLSTMSteps:
         H, D = block.bias.shape[1:]
         d, ffn = H * D, block.ffn_down.shape[1]
         self._sizes, self._ffn = (H, D), ffn
-        self._norm, self._ffn_norm, self._headnorm = (
-            _frozen(1 + n.weight) for n in (block.norm, block.ffn_norm, block.headnorm)
-        )
+        self._norm, self._ffn_norm = (_frozen(1 + n.weight) for n in (block.norm, block.ffn_norm))
+        self._headnorm = _frozen(block.headnorm.weight)
         self._conv = _Conv(block.conv, state["conv"])
         self._gates = [_Linear(w) for w in (block.in_i, block.in_f, block.in_z, block.in_o)]
         self._R, self._bias = _frozen(block.R), _frozen(block.bias)
@@ -235,7 +235,9 @@ class _SLSTMSteps:
                 rows, H, D, _TYPE, pre + row * 4 * d * _F4, 4 * d, d, D, R, bias, panels, *(s(slot) for s in self._cell),
                 h + row * d * _F4,
             )  # fmt: skip
-        y.add_(_norm(self._h[:n], None).flatten(-2).mul_(self._headnorm))
+        native().norm_forward(
+            n, H, D, _EPS, _TYPE, _TYPE, h, d, D, self._headnorm.data_ptr(), y.data_ptr(), d, 0, 0, 0, y.data_ptr()
+        )  # fmt: skip
         x, wide, ffn = _norm(y, self._ffn_norm), self._wide.data_ptr(), self._ffn
         self._up(n, x.data_ptr(), d, wide, 2 * ffn)
         hidden, out = self._hidden.data_ptr(), self._out.data_ptr()
@@ -250,7 +252,7 @@ class _MLSTMSteps:
     def __init__(self, block: MLSTMBlock, state: dict[str, _Place]) -> None:
         p, H, d = block.skip.shape[0], block.heads, block.down.shape[0]
         self._sizes = (d, p, H, p // H)
-        self._norm, self._headnorm = _frozen(1 + block.norm.weight), _frozen(1 + block.headnorm.weight)
+        self._norm, self._headnorm = _frozen(1 + block.norm.weight), _frozen(block.headnorm.weight)
         self._skip = _frozen(block.skip)
         self._conv = _Conv(block.conv, state["conv"])
         self._up, self._down = _Linear(block.up), _Linear(block.down)
@@ -284,8 +286,9 @@ class _MLSTMSteps:
                 rows, H, D, D, False, D**-0.5, _MLSTM_EPS, _TYPE, at, p, D, at + part, p, D, at + 2 * part, p, D, i, 2 * H, 1,
                 i + H * _F4, 2 * H, 1, *(s(slot) for s in self._cell), h + row * p * _F4,
             )  # fmt: skip
-        inner = _norm(self._h[:n], None).flatten(-2).mul_(self._headnorm).add_(self._a[:n] * self._skip)
         hidden, out = self._hidden.data_ptr(), self._out.data_ptr()
-        native().gated_forward(n, p, False, _TYPE, u + p * _F4, 2 * p, inner.data_ptr(), p, hidden)
+        native().norm_forward(
+            n, H, D, _EPS, _TYPE, _TYPE, h, p, D, self._headnorm.data_ptr(), a, p, self._skip.data_ptr(), u + p * _F4, 2 * p, hidden
+        )  # fmt: skip
         self._down(n, hidden, p, out, d)
         y.add_(self._out[:n])

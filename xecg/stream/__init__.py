@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xecg.stream.events import Event, Token
-    from xecg.stream.heads import Head
     from xecg.stream.session import Stream
 
-_HOME = {"Event": "events", "Head": "heads", "Stream": "session", "Token": "events"}
+_HOME = {"Event": "events", "Stream": "session", "Token": "events"}
 
-__all__ = ["Event", "Head", "Stream", "Token"]
+__all__ = ["Event", "Stream", "Token"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,10 @@
-"""Heads: labels read from tokens by a linear map, p = σ(W t + b). Training them is the business of whoever has the labels."""
+"""Labels of live tokens by the linear heads of a model (`xecg.model.Head`), all heads as one batch-invariant product."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,58 +13,63 @@ from torch import Tensor
 from xecg import ops
 from xecg.errors import SpecError
 
-__all__ = ["Head", "Heads"]
+if TYPE_CHECKING:
+    from xecg.model import Head
+
+__all__ = ["LiveHeads"]
+
+_KINDS = ("binary", "multiclass", "multilabel")
 
 
-@dataclass(frozen=True, eq=False)
-class Head:
-    """weight float32 (L, D), bias (L,) of L labels; an event begins with the first token whose probability reaches `threshold`.
+class LiveHeads:
+    """heads: name → head of tokens, binary, multiclass or multilabel; width: features of a token; fingerprint: of the encoder.
 
-    Raises SpecError when the sizes disagree, a number is not finite or the threshold is outside 0..1.
+    A label is on while its probability is at least the head's threshold. Raises SpecError for a head of records, of another kind, of
+    another width or fitted on another encoder.
     """
 
-    name: str
-    labels: tuple[str, ...]
-    weight: np.ndarray
-    bias: np.ndarray
-    threshold: float = 0.5
-
-    def __post_init__(self) -> None:
-        n, weight, bias = len(self.labels), np.asarray(self.weight), np.asarray(self.bias)
-        if weight.ndim != 2 or weight.shape[0] != n or bias.shape != (n,) or not n:
-            raise SpecError(
-                f"head {self.name!r} has {n} labels, weight {weight.shape}, bias {bias.shape}; needed (L, D) and (L,)"
-            )
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all() and 0 < self.threshold < 1):
-            raise SpecError(f"head {self.name!r} needs finite numbers and a threshold between 0 and 1")
-
-
-class Heads:
-    """All heads of a stream as one batch-invariant product. width: features of a token."""
-
-    def __init__(self, heads: Sequence[Head], width: int) -> None:
-        for head in heads:
-            if head.weight.shape[1] != width:
-                raise SpecError(f"head {head.name!r} takes {head.weight.shape[1]} features; the model gives {width}")
-        self.names = [(f"head:{head.name}", label) for head in heads for label in head.labels]
-        rows = [np.asarray(head.weight, np.float32) for head in heads]
-        self._weight = torch.from_numpy(np.concatenate(rows)) if rows else torch.zeros(0, width)
-        biases = [np.asarray(head.bias, np.float32) for head in heads]
-        self._bias = torch.from_numpy(np.concatenate(biases)) if rows else torch.zeros(0)
-        self.thresholds = np.array([head.threshold for head in heads for _ in head.labels])
+    def __init__(self, heads: Mapping[str, Head], *, width: int, fingerprint: str) -> None:
+        self.labels: list[tuple[str, str]] = []  # maker and label of each column
+        self._softmax: list[tuple[int, int]] = []
+        weights, biases, thresholds = [np.zeros((0, width))], [np.zeros(0)], [np.zeros(0)]
+        for name, head in heads.items():
+            spec, first = head.spec, len(self.labels)
+            if spec.of != "token" or spec.kind not in _KINDS:
+                raise SpecError(
+                    f"head {name!r} is {spec.kind} of a {spec.of}; a stream needs one of tokens, {', '.join(_KINDS)}"
+                )
+            if head.width != width or spec.fingerprint not in ("", fingerprint):
+                raise SpecError(
+                    f"head {name!r} was fitted on {head.width} features of encoder {spec.encoder!r} ({spec.fingerprint}); "
+                    f"this one gives {width} ({fingerprint}): load that encoder"
+                )
+            self.labels += [(f"head:{name}", c) for c in (spec.classes[1:] if spec.kind == "binary" else spec.classes)]
+            if spec.kind == "multiclass":
+                self._softmax.append((first, len(self.labels)))
+            parts = (head.weight, head.bias, head.centre, head.scale)
+            weight, bias, centre, scale = (t.detach().cpu().double().numpy() for t in parts)
+            weights.append(weight / scale)
+            biases.append(bias - weights[-1] @ centre)
+            thresholds.append(np.full(len(bias), spec.threshold))
+        self._weight, self._bias = (torch.from_numpy(np.concatenate(a).astype(np.float32)) for a in (weights, biases))
+        self.thresholds = np.concatenate(thresholds)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.labels)
 
     @property
     def digest(self) -> str:
-        """Names weights, labels and thresholds; empty without heads."""
+        """Names labels, weights and thresholds; empty without heads."""
         if not len(self):
             return ""
-        parts = (repr(self.names).encode(), self._weight.numpy(), self._bias.numpy(), self.thresholds)
-        return hashlib.sha256(b"".join(bytes(p) for p in parts)).hexdigest()
+        arrays = (self._weight.numpy(), self._bias.numpy(), self.thresholds)
+        return hashlib.sha256(repr(self.labels).encode() + b"".join(a.tobytes() for a in arrays)).hexdigest()
 
     def probabilities(self, tokens: Tensor) -> np.ndarray:
         """tokens (n, D) → float64 (n, labels); a row's bits do not depend on the others on the `cpu` backend."""
         scores = ops.linear(tokens, self._weight, self._bias).numpy().astype(np.float64)
-        return 1 / (1 + np.exp(-scores))
+        found = 1 / (1 + np.exp(-scores))
+        for first, last in self._softmax:
+            e = np.exp(scores[:, first:last] - scores[:, first:last].max(1, keepdims=True))
+            found[:, first:last] = e / e.sum(1, keepdims=True)
+        return found

@@ -24,10 +24,10 @@ from xecg.signal import ECGFrontend, canonical_leads
 from xecg.stream.beats import Beats
 from xecg.stream.blob import Saved, pack, unpack
 from xecg.stream.events import DETECTOR, Event, Token
-from xecg.stream.heads import Head, Heads
+from xecg.stream.heads import LiveHeads
 
 if TYPE_CHECKING:
-    from xecg.model import XECG
+    from xecg.model import XECG, Head
 
 __all__ = ["Stream"]
 
@@ -64,8 +64,8 @@ class Stream:
     samples. leads: their names, in row order. gain, baseline: for int16 counts, as in `ECGFrontend.apply`. reset_after_s: a gap up to
     this long is bridged with missing samples and the state kept; a longer one resets the patient's state. beats: run the classical
     detector on lead II, or on the first lead where there is none. look_every_s: how often it looks, as a look costs the same however
-    few samples are new; beats are told so much later, and are the same. heads: linear heads on the tokens. Raises XECGError for a
-    model with reverse blocks, SpecError for leads, rates or heads that do not fit.
+    few samples are new; beats are told so much later, and are the same. heads: name → head of tokens (`xecg.model.load_head`).
+    Raises XECGError for a model with reverse blocks, SpecError for leads, rates or heads that do not fit.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Stream:
         reset_after_s: float = 30.0,
         beats: bool = True,
         look_every_s: float = 1.0,
-        heads: Sequence[Head] = (),
+        heads: Mapping[str, Head] | None = None,
     ) -> None:
         model.initial_state(0)  # refuses a model that cannot go token by token
         if not 0 <= reset_after_s <= _LONGEST_BRIDGE_S:
@@ -100,12 +100,12 @@ class Stream:
             g, zero = (np.float32(v[self._lead]) for v in per_lead)
             self._scale = (np.float32(1 / g), zero)
         self._stepper = Stepper(model, capacity)
-        self._heads = Heads(heads, model.config.dim)
+        self._key = fingerprint = model.fingerprint
+        self._heads = LiveHeads(heads or {}, width=model.config.dim, fingerprint=fingerprint)
+        if len(self._heads):
+            self._key = hashlib.sha256((fingerprint + self._heads.digest).encode()).hexdigest()[:16]
         self._on = np.zeros((capacity, len(self._heads)), bool)
         self._every = max(1, round(look_every_s * self.rate)) if beats else 0
-        self._key = self._fingerprint = model.fingerprint
-        if len(self._heads):
-            self._key = hashlib.sha256((self._fingerprint + self._heads.digest).encode()).hexdigest()[:16]
         spec = model.spec
         self._wait = np.zeros((capacity, len(spec.leads), spec.patch), np.float32)
         self._gathered = np.zeros((BLOCK_ROWS, len(spec.leads), spec.patch), np.float32)
@@ -390,7 +390,7 @@ class Stream:
         p = fed.patient
         now = (scores >= self._heads.thresholds) & p.valid
         for k in np.flatnonzero(now & ~self._on[p.slot]).tolist():
-            by, label = self._heads.names[k]
+            by, label = self._heads.labels[k]
             fed.out.append(Event(fed.name, label, start, stop - start, by, float(scores[k])))
         self._on[p.slot] = now
 
