@@ -153,6 +153,10 @@ class Stream:
         heapq.heappush(self._free, patient.slot)
         del self._patients[id]
 
+    def position(self, id: str) -> int:
+        """Absolute index of the next sample of this stream."""
+        return self._patient(id).position
+
     def late(self, id: str) -> int:
         """Samples of this stream dropped so far because they came twice or too late."""
         return self._patient(id).late
