@@ -157,3 +157,40 @@ def test_blood_tests_run_from_tables_to_a_score(labs, tmp_path):
     assert result.status == "scored" and result.metrics["mean_auroc"]["value"] > 0.7
     assert result.metrics["auroc/Ferritin"]["value"] is None
     assert result.support["classes"]["Hemoglobin/low"]["units"] == 10
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "panel", "regression", "survival"])
+def test_the_probes_linear_map_gives_the_probes_scores(kind):
+    from dataclasses import replace
+
+    from scipy.special import log_softmax
+
+    classes, x, panel = _panel()
+    rng = np.random.default_rng(2)
+    number = x[:, 0] + 0.1 * rng.normal(size=len(x))
+    label = {
+        "binary": (number > 0).astype(int),
+        "multiclass": np.digitize(number, (-0.5, 0.5)),
+        "multilabel": np.stack([number > 0, x[:, 1] > 0, np.zeros(len(x))], 1).astype(int),
+        "panel": panel,
+        "regression": number,
+        "survival": np.column_stack([rng.exponential(np.exp(-number)), rng.integers(0, 2, len(x))]),
+    }[kind]
+    names = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c"), "multilabel": ("a", "b", "c"), "panel": classes}
+    metric = {"binary": "auroc", "multiclass": "macro_f1", "multilabel": "macro_auroc", "panel": "mean_auroc"}
+    other = {"regression": "mae", "survival": "c_index"}
+    task = replace(
+        load_task("blood-tests"),
+        kind=kind,
+        classes=names.get(kind, ("years", "death")),
+        metric={**metric, **other}[kind],
+    )
+    split = np.arange(len(x)) % 4
+    probe = linear_probe(
+        task, features=x, valid=np.ones(len(x), bool), label=label, train=split < 2, val=split == 2, test=split == 3
+    )
+    head = probe.head
+    score = (x[split == 3] - head.centre) / head.scale @ head.weight.T + head.bias
+    if kind == "panel":
+        score = np.concatenate([log_softmax(score[:, :3], axis=1), log_softmax(score[:, 3:], axis=1)], 1)
+    np.testing.assert_allclose(score.reshape(probe.score.shape), probe.score, atol=1e-4)
