@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from xecg.model import XECG, Head, HeadSpec
 from xecg.model.predict import covariates_of
 from xecg.signal import Recording
 
-__all__ = ["Fitted", "fit_head"]
+__all__ = ["Fitted", "card_of", "fit_head"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,40 @@ def fit_head(
     )
     units = {name: int(part.sum()) for name, part in (("train", train), ("val", val), ("test", test))}
     return Fitted(_head_of(probe.head, spec, model), score(predictions), probe.c, units)
+
+
+def card_of(task: Task, fitted: Fitted, about: str = "") -> str:
+    """`about`, then what the head is and its errors on the test patients, of each record where a record holds many units."""
+    spec, units, scored = fitted.head.spec, fitted.units, fitted.scored
+    lines = [
+        about.strip(),
+        f"Linear head ({spec.kind}) on frozen tokens of encoder {spec.encoder!r} ({spec.fingerprint}); {task.label_rule}.",
+        f"Fitted on {units['train']:,} training and {units['val']:,} validation {task.unit}s, C = {fitted.c:g} chosen on validation; "
+        f"split: {task.split_rule}. Errors below: {units['test']:,} {task.unit}s of patients it has not seen.",
+        "Research use only, not a medical device.",
+        "\n".join(
+            ["| metric | value | 95 % interval by patient |", "|---|---|---|", *map(_row, scored["metrics"].items())]
+        ),
+    ]
+    if scored["per_record"]:
+        names = task.classes
+        head = f"| record | {task.unit}s | correct | {' | '.join(f'F1 {n}' for n in names)} |"
+        rows = [
+            f"| {Path(r['record']).name} | {r['units']:,} | {r['correct'] / r['units']:.3f} | "
+            f"{' | '.join(_text(r['f1'][n]) for n in names)} |"
+            for r in scored["per_record"]
+        ]
+        lines.append("\n".join([head, "|" + "---|" * (3 + len(names)), *rows]))
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _row(item: tuple[str, dict[str, Any]]) -> str:
+    name, e = item
+    return f"| {name} | {_text(e['value'])} | {_text(e['low'])} to {_text(e['high'])} |"
+
+
+def _text(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _head_of(linear: LinearMap, spec: HeadSpec, model: XECG) -> Head:

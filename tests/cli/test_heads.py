@@ -39,6 +39,7 @@ def test_a_head_of_a_column_is_scored_on_patients_it_has_not_seen_and_then_predi
     facts = json.loads(made.stdout)
     assert made.exit_code == 0 and facts["classes"] == ["af", "other"] and facts["kind"] == "binary"
     assert facts["value"] > 0.8  # irregular beats are plain to see
+    assert f"| auroc | {facts['value']:.3f} |" in load_head(tmp_path / "h.safetensors").card
     head = load_head(tmp_path / "h.safetensors", load("tiny"))
     assert head.spec.of == "record" and head.spec.covariates == ("age",)
     done = _run("predict", tmp_path / "h.safetensors", archive.parent)

@@ -157,3 +157,13 @@ def test_wrong_tokens_or_covariates_are_refused():
         _head(SPECS[1])(torch.zeros(2, 3, 5))
     with pytest.raises(ShapeError, match="age, sex"):
         _head(SPECS[3])(torch.zeros(2, 3, 6))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-causal"])
+def test_the_heads_that_ship_belong_to_the_encoders_that_ship(name):
+    from xecg import load
+
+    head = load_head(f"{name}-beats", load(name))
+    assert head.spec.classes == ("N", "S", "V", "other") and head.spec.of == "token"
+    assert head.spec.after == (1 if name == "tiny-causal" else 0)
+    assert "DS1" in head.card and "not a medical device" in head.card and "| 233 |" in head.card

@@ -27,7 +27,11 @@ __all__ = ["command"]
 @click.option(
     "--after", type=click.IntRange(min=0), default=0, show_default=True, help="Tokens after a beat's own that is read."
 )
-@click.option("--card", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Text kept in the head.")
+@click.option(
+    "--card",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Text kept in the head, before its errors.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     *,
@@ -50,13 +54,13 @@ def command(
     """
     if beats == bool(labels):
         raise click.UsageError("needed --label COLUMN, once or more, or --beats")
-    from benchecg.finetuning import fit_head
+    from benchecg.finetuning import card_of, fit_head
     from benchecg.user_table import beats_task, table_task
     from xecg.model import load, save_head
 
     task, data = beats_task(table) if beats else table_task(table, labels, kind=kind)
     fitted = fit_head(task, data, load(name), unit=unit, after=after, covariates=covariates)
-    fitted.head.card = card.read_text(encoding="utf-8") if card else ""
+    fitted.head.card = card_of(task, fitted, card.read_text(encoding="utf-8") if card else "")
     save_head(fitted.head, output)
     metric = fitted.scored["metrics"][task.metric]
     if as_json:
