@@ -3,9 +3,10 @@
 Method, after Pan and Tompkins, IEEE Trans. Biomed. Eng. 32:230 (1985), and the decision rules of Hamilton and
 Tompkins, ibid. 33:1157 (1986): band-pass, derivative, square, moving integration; a peak of the result is a beat when
 it stands above a threshold between the medians of the last eight beats and the last eight rejected peaks. Deviations:
-causal Butterworth 5–30 Hz instead of the integer filters; a 10-ms difference as derivative; the root of the integral,
+causal Butterworth 5–20 Hz instead of the integer filters; a 10-ms difference as derivative; the root of the integral,
 so that large ectopic beats move the threshold less; candidates are maxima over ±150 ms; a rejected peak is taken back
-when no beat came for 1.66 median RR; the peak is placed on the 0.5–40 Hz signal.
+when no beat came for 1.66 median RR; the peak is placed on the 0.5–40 Hz signal, on the R wave unless an S or Q wave is
+clearly larger, as annotators do. Numbers were chosen on the DS1 half of the MIT-BIH Arrhythmia Database alone.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from xecg.errors import ShapeError, SpecError
 
 __all__ = ["Detector", "detect"]
 
-_BAND_HZ, _PEAK_BAND_HZ = (5.0, 30.0), (0.5, 40.0)
+_BAND_HZ, _PEAK_BAND_HZ = (5.0, 20.0), (0.5, 40.0)
 _DIFFERENCE_S, _WINDOW_S = 0.010, 0.100
-_ARM_S, _NEAR_S = (
-    0.060,
-    0.025,
-)  # the R peak is the extremum near the point that stands out most from the mean 60 ms either side
+# The R peak is the extremum near the point that stands out most from the mean 50 ms either side.
+_ARM_S, _NEAR_S = 0.050, 0.025
+_R_SHARE = 0.8  # of the deepest point's size is enough for the highest one to be the R peak
+_CLEAR = 3.0  # excess kurtosis of a lead with beats that stand out: of noise it is 0, of clean leads mostly 5..20
 _ALONE_S = 0.150  # a candidate is the highest point this far to both sides
 _REFRACTORY_S = 0.200
 _T_WAVE_S, _T_SLOPE = 0.360, 0.5  # a peak this soon after a beat with less than this share of its slope is a T wave
@@ -57,7 +58,8 @@ class _Candidate(NamedTuple):
 def detect(signal: np.ndarray, rate_hz: float) -> np.ndarray:
     """R peaks of a whole record: signal (n,) or (leads, n) in mV → int64 sample indices, ascending.
 
-    Of several leads the one with the strongest beats against its noise is used. Raises ShapeError, SpecError.
+    Of several leads the first one whose beats stand out from its noise is used, or else the one where they do most.
+    Raises ShapeError, SpecError.
     """
     x = np.asarray(signal, dtype=np.float64)
     if x.ndim not in (1, 2):
@@ -177,8 +179,9 @@ class Detector:
         x, k, shift = self._history[3], self._arm, self._group[1] - self._group[0]
         left, right = start + shift, i + 1 + shift
         bend = x[left:right] - (x[left - k : right - k] + x[left + k : right + k]) / 2
-        coarse = left + int(np.abs(bend).argmax())
-        sign = 1.0 if bend[coarse - left] > 0 else -1.0
+        high, low = int(bend.argmax()), int(bend.argmin())
+        upright = bend[high] >= -_R_SHARE * bend[low]
+        coarse, sign = left + (high if upright else low), 1.0 if upright else -1.0
         near = self._near
         peak = coarse - near + int((sign * x[coarse - near : coarse + near + 1]).argmax())
         return _Candidate(i + origin, float(self._history[2, i]), slope, max(0, peak + origin - self._group[1]))
@@ -287,11 +290,15 @@ def _band_pass(band_hz: tuple[float, float], rate_hz: float, at_hz: float = 12.0
 
 
 def _clearest(x: np.ndarray, rate_hz: float) -> int:
-    """The lead whose 5–30 Hz signal is most peaked (largest kurtosis) among those with signal: beats, not noise."""
+    """The first lead whose 5–20 Hz signal is peaked (excess kurtosis) as beats are and noise is not, else the most peaked one.
+
+    The first, because annotators mark beats on it: the R wave of a chest lead can come tens of milliseconds later.
+    """
     from scipy import signal
 
     y = signal.sosfilt(_band_pass(_BAND_HZ, float(rate_hz)).sos, np.where(np.isfinite(x), x, 0.0), axis=1)
     square = y * y
     power = square.mean(axis=1)
     fourth = (square * square).mean(axis=1)
-    return int((np.where(power > _FLOOR_MV**2, fourth, 0.0) / np.maximum(power, _FLOOR_MV**2) ** 2).argmax())
+    peaked = np.where(power > _FLOOR_MV**2, fourth / np.maximum(power, _FLOOR_MV**2) ** 2 - 3, -3.0)  # of noise: 0
+    return int((peaked >= min(_CLEAR, peaked.max())).argmax())
