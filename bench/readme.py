@@ -70,4 +70,28 @@ def _benchecg(result: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{result['note']}\n"
 
 
-_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {**dict.fromkeys(SUITES, _suite), "benchecg": _benchecg}
+def _proof(result: dict[str, Any]) -> str:
+    lines = [
+        "| frozen features | macro F1 of N, S, V | N | S | V | minus random weights | minus RR + waves |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        if isinstance(row, list):
+            lines.append(f"| {name} weights, mean of {len(row)} seeds | {sum(row) / len(row):.3f} | | | | | |")
+            continue
+        low, high = row["interval"]
+        classes = " | ".join(f"{row['f1'][c]:.3f}" for c in "NSV")
+        gains = " | ".join(_gain(row.get(f"minus_{of}")) for of in ("random", "rr+waves"))
+        lines.append(f"| {name} | {row['macro_f1']:.3f} [{low:.3f}, {high:.3f}] | {classes} | {gains} |")
+    return "\n".join(lines) + f"\n\n{result['folds']}; folds SHA-256 {result['folds_sha256'][:16]}….\n"
+
+
+def _gain(row: dict[str, Any] | None) -> str:
+    return "" if row is None else f"{row['value']:+.3f} [{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]"
+
+
+_TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    **dict.fromkeys(SUITES, _suite),
+    "benchecg": _benchecg,
+    "proof": _proof,
+}
