@@ -105,6 +105,8 @@ inline void mlstm_step_stream(const MlstmStep& a, int64_t stream, float keep, fl
     int64_t c = 0;
     for (; c + step_vectors * W <= a.DV; c += step_vectors * W)
         mlstm_step_columns<step_vectors, true>(C + c, a.DK, a.DV, sq, wk, v + c, keep, empty, r, out + c, W);
+    for (; c + 4 * W <= a.DV; c += 4 * W)
+        mlstm_step_columns<4, true>(C + c, a.DK, a.DV, sq, wk, v + c, keep, empty, r, out + c, W);
     for (; c + 2 * W <= a.DV; c += 2 * W)
         mlstm_step_columns<2, true>(C + c, a.DK, a.DV, sq, wk, v + c, keep, empty, r, out + c, W);
     for (; c < a.DV; c += W)
