@@ -344,6 +344,37 @@ def prepare(tasks: tuple[str, ...], data: str | None) -> None:
         click.echo(f"  from {d.url}\n  to   {root / d.folder} ({there})")
 
 
+@main.command()
+@click.argument("a", type=click.Path(exists=True, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, path_type=Path), required=False)
+@_json_option
+def audit(a: Path, b: Path | None, as_json: bool) -> None:
+    """Find recordings of A that are also in B (or twice in A): same samples, altered copies, same patient."""
+    from dataclasses import asdict
+
+    from benchecg.auditing import KINDS
+    from benchecg.auditing import audit as find
+
+    found = find(a, b, progress=_progress("audit"))
+    if as_json:
+        _print_json(asdict(found))
+        return
+    for reason in found.refused:
+        click.echo(f"not compared: {_printable(reason)}", err=True)
+    for pair in found.pairs:
+        click.echo(
+            f"{pair.kind:<14}  {_printable(pair.a)}  {_printable(pair.b)}  {_printable(pair.evidence())}".rstrip()
+        )
+    counts = ", ".join(f"{sum(p.kind == kind for p in found.pairs)} {kind}" for kind in KINDS)
+    click.echo(
+        f"{found.recordings:,} recordings compared, {len(found.refused)} refused, patient known of {found.with_patient:,}: {counts}"
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 @main.command("validate-adapter")
 @click.argument("name")
 @click.option(
