@@ -16,8 +16,17 @@ from benchecg.metrics import Statistic, statistic
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import ReadError
 
-__all__ = ["Predictions", "TaskFacts", "peak_predictions_of", "predictions_of", "read_predictions", "write_predictions"]
+__all__ = [
+    "GROUPS",
+    "Predictions",
+    "TaskFacts",
+    "peak_predictions_of",
+    "predictions_of",
+    "read_predictions",
+    "write_predictions",
+]
 
+GROUPS = ("sex", "age_band", "source", "quality")  # columns that make subgroups, see `benchecg.subgroups`
 _META_KEY = b"benchecg"
 
 
@@ -44,6 +53,7 @@ class Predictions:
 
     A table of peaks has a row per true peak (y 1, not valid) and one per found peak (y 0, score its height, valid).
     t_start: float64 s (n,), NaN for a whole record. y: float32 (n,) or (n, C). score: float32 (n,) or (n, C). valid: bool (n,).
+    groups: column of `GROUPS` → text (n,), of the unit's record.
     """
 
     facts: TaskFacts
@@ -54,6 +64,7 @@ class Predictions:
     y: np.ndarray
     score: np.ndarray
     valid: np.ndarray
+    groups: Mapping[str, np.ndarray]
 
     def cluster(self) -> np.ndarray:
         """int (n,): the patient of each unit, from 0."""
@@ -80,9 +91,17 @@ class Predictions:
 
 
 def predictions_of(
-    task: Task, data: TaskData, *, model: str, score: np.ndarray, valid: np.ndarray, resamples: int, seed: int
+    task: Task,
+    data: TaskData,
+    *,
+    model: str,
+    score: np.ndarray,
+    valid: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    resamples: int,
+    seed: int,
 ) -> Predictions:
-    """The table of the test units. score, valid: of the test units, in their order."""
+    """The table of the test units. score, valid: of the test units, in their order. groups: of the records, by column."""
     rows = np.flatnonzero(data.in_split("test"))
     time_s = data.time_s[rows]
     record = np.array([r.id for r in data.records])[data.record[rows]]
@@ -97,6 +116,7 @@ def predictions_of(
         y=data.label[rows].astype(np.float32),
         score=score.astype(np.float32),
         valid=valid,
+        groups={name: column[data.record[rows]] for name, column in groups.items()},
     )
 
 
@@ -106,6 +126,7 @@ def peak_predictions_of(
     *,
     model: str,
     found: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    groups: Mapping[str, np.ndarray],
     resamples: int,
     seed: int,
 ) -> Predictions:
@@ -126,6 +147,7 @@ def peak_predictions_of(
         y=(~is_found).astype(np.float32),
         score=height.astype(np.float32),
         valid=is_found,
+        groups={name: column[index] for name, column in groups.items()},
     )
 
 
@@ -173,6 +195,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         **_columns("y", p.y, p.facts.classes),
         **_columns("score", p.score, p.facts.classes),
         "valid": p.valid,
+        **{name: p.groups[name].tolist() for name in GROUPS},
     }
     table = pa.table(columns).replace_schema_metadata({_META_KEY: json.dumps(asdict(p.facts), sort_keys=True)})
     with replacing(path) as temporary:
@@ -198,6 +221,7 @@ def read_predictions(path: Path) -> Predictions:
             y=_stack("y", named, facts.classes),
             score=_stack("score", named, facts.classes),
             valid=named["valid"].astype(bool),
+            groups={name: named[name].astype(str) for name in GROUPS},
         )
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise ReadError(

@@ -13,7 +13,7 @@ from xecg.errors import ReadError
 
 __all__ = ["FORMAT", "Result", "find_results", "read_result", "suite_score", "write_result"]
 
-FORMAT = "benchecg-result/1"
+FORMAT = "benchecg-result/2"
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 
@@ -55,6 +55,9 @@ _SCHEMA: dict[str, Any] = {
           "f1": {"*": (float, None)}}],
         None,
     ),
+    "subgroups": [
+        {"by": str, "group": str, "units": int, "patients": int, **_ESTIMATE, "few": bool},
+    ],
     "warnings": [str],
     "notes": [str],
     "versions": {"*": str},
@@ -79,6 +82,7 @@ class Result:
     support: Mapping[str, Any]
     confusion: list[list[int]] | None
     per_record: list[dict[str, Any]] | None
+    subgroups: list[dict[str, Any]]
     warnings: list[str]
     notes: list[str]
     versions: Mapping[str, str]

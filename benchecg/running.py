@@ -16,6 +16,7 @@ from benchecg.predictions import Predictions, peak_predictions_of, predictions_o
 from benchecg.results import PREDICTIONS_FILE, Result, write_result
 from benchecg.scoring import score
 from benchecg.stats import RESAMPLES
+from benchecg.subgroups import record_facts
 from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, split_hash
 from benchecg.versions import library_versions
 from xecg.errors import SpecError
@@ -105,7 +106,8 @@ def run(
         progress=progress,
     )  # fmt: skip
     answered_s = time.perf_counter() - wall
-    predictions = _predictions(loaded, name, given, resamples=resamples, seed=seed)
+    groups = record_facts(loaded.task, loaded.data, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
+    predictions = _predictions(loaded, name, given, groups=groups, resamples=resamples, seed=seed)
     write_predictions(out / PREDICTIONS_FILE, predictions)
     scored = score(read_predictions(out / PREDICTIONS_FILE))
     result = _result(
@@ -131,12 +133,12 @@ def run(
     return result
 
 
-def _predictions(loaded: LoadedTask, name: str, given: Answer, *, resamples: int, seed: int) -> Predictions:
+def _predictions(loaded: LoadedTask, name: str, given: Answer, **facts: Any) -> Predictions:
     task, data = loaded.task, loaded.data
     if given.found is not None:
-        return peak_predictions_of(task, data, model=name, found=given.found, resamples=resamples, seed=seed)
+        return peak_predictions_of(task, data, model=name, found=given.found, **facts)
     assert given.score is not None and given.valid is not None
-    return predictions_of(task, data, model=name, score=given.score, valid=given.valid, resamples=resamples, seed=seed)
+    return predictions_of(task, data, model=name, score=given.score, valid=given.valid, **facts)
 
 
 def _sha256(path: Path) -> str:
@@ -148,6 +150,7 @@ _NO_SCORE: dict[str, Any] = {
     "support": {"units": 0, "without_prediction": 0, "patients": 0, "records": 0, "classes": {}},
     "confusion": None,
     "per_record": None,
+    "subgroups": [],
     "warnings": [],
 }
 

@@ -11,6 +11,7 @@ from benchecg.metrics import confusion, macro, peak_record_f1, precision_recall_
 from benchecg.metrics.statistic import predicted_class
 from benchecg.predictions import Predictions
 from benchecg.stats import estimate
+from benchecg.subgroups import subgroup_table
 
 __all__ = ["FEW_CLUSTERS", "FEW_POSITIVES", "score"]
 
@@ -20,7 +21,7 @@ _OFTEN_UNDEFINED = 0.05  # share of replicates
 
 
 def score(predictions: Predictions) -> dict[str, Any]:
-    """The scored part of a result: `metrics`, `support`, `confusion`, `per_record`, `warnings`, all of plain JSON types."""
+    """The scored part of a result: `metrics`, `support`, `confusion`, `per_record`, `subgroups`, `warnings`, of JSON types."""
     estimates = estimate(predictions.statistic(), resamples=predictions.facts.resamples, seed=predictions.facts.seed)
     support = _support(predictions)
     return {
@@ -28,6 +29,7 @@ def score(predictions: Predictions) -> dict[str, Any]:
         "support": support,
         "confusion": _confusion(predictions),
         "per_record": _per_record(predictions),
+        "subgroups": subgroup_table(predictions, estimates[predictions.facts.metric]),
         "warnings": _warnings(predictions, support, {n: e.undefined for n, e in estimates.items()}),
     }
 

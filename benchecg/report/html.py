@@ -9,6 +9,7 @@ from typing import Any
 
 from benchecg.report.plot import interval_plot
 from benchecg.results import Result, suite_score
+from benchecg.subgroups import FEW_PATIENTS, FEW_UNITS
 from benchecg.tasks import SUITE
 
 __all__ = ["render"]
@@ -196,7 +197,7 @@ def _section(group: list[Result]) -> str:
     scored = [r for r in group if r.headline is not None]
     parts.append(_list([f"{r.model['id']}: {r.reason}" for r in group if r.reason], css="warn"))
     if scored:
-        parts += [_plot(scored), _metrics(scored), _classes(scored), *map(_details, scored)]
+        parts += [_plot(scored), _metrics(scored), _classes(scored), _subgroups(scored), *map(_details, scored)]
     parts.append(_published(task["published"]))
     return "".join(parts) + "</section>\n"
 
@@ -233,6 +234,22 @@ def _classes(scored: list[Result]) -> str:
         rows.append([escape(name), f"{n['units']:,}", f"{n['patients']:,}", *(per_model if stems else [])])
     header = ["Class", "units", "patients", *([escape(r.model["id"]) for r in scored] if stems else [])]
     return _table(header, rows, caption="Test units and metrics by class")
+
+
+_GROUP_NAMES = {"sex": "sex", "age_band": "age", "source": "data set", "quality": "signal quality"}
+
+
+def _subgroups(scored: list[Result]) -> str:
+    """The headline metric of each group; the groups are the task's, the same for every model."""
+    by_model = [{(g["by"], g["group"]): g for g in r.subgroups} for r in scored]
+    rows = []
+    for g in scored[0].subgroups:
+        label = f'{escape(g["group"])}<br><span class="sub">{_GROUP_NAMES[g["by"]]}</span>'
+        label += ' <span class="flag">few</span>' if g["few"] else ""
+        values = (_interval(found.get((g["by"], g["group"]))) for found in by_model)
+        rows.append([label, f"{g['units']:,}", f"{g['patients']:,}", *values])
+    header = ["Group", "units", "patients", *(escape(r.model["id"]) for r in scored)]
+    return _table(header, rows, caption=f"Subgroups of the test set: {_name(scored[0].task['metric'])}")
 
 
 def _details(result: Result) -> str:
@@ -292,6 +309,9 @@ def _method(results: Sequence[Result]) -> str:
         f"Intervals: {first.bootstrap['resamples']:,} resamples of patients with replacement, seed {first.bootstrap['seed']}, "
         "percentiles. They cover the choice of patients, not of random seeds. A class undefined in a resample leaves its mean.",
         "A class with neither truth nor prediction has no F1 and is left out; a class present but never predicted has F1 = 0.",
+        f"Subgroups: intervals from resampling the group's own patients; few: fewer than {FEW_UNITS} units or {FEW_PATIENTS} "
+        "patients, not to be read as a difference. Classes that a group lacks leave its mean: means over other classes do not "
+        "compare. Signal quality abstains where a result should not be used.",
         "In a reduced macro F1 (fewer classes) a prediction outside the set is an error of the true class.",
         f"Libraries: {libraries}.",
     ]

@@ -63,6 +63,15 @@ def exams(root: Path, *columns: str) -> tuple[list[dict[str, str]], list[Path]]:
     return sorted(rows, key=lambda row: int(row["exam_id"])), [folder / _TABLE, *parts]
 
 
+def age_and_sex(row: Mapping[str, str]) -> tuple[float | None, str | None]:
+    """Of a row of exams.csv: years, and "F" or "M" where the table has its column is_male; None where unknown."""
+    sex = {"true": "M", "1": "M", "false": "F", "0": "F"}.get(row.get("is_male", "").lower())
+    try:
+        return float(row["age"]), sex
+    except ValueError:
+        return None, sex
+
+
 def is_complete(rows: list[dict[str, str]]) -> bool:
     """Whether every exam of the release has its tracing here."""
     return len(rows) == FULL_RECORDS

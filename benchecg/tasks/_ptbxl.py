@@ -51,7 +51,7 @@ def load(
         absent += any(marks) and not path.is_file()
         if any(marks) and path.is_file():
             patient = str(int(float(row["patient_id"])))
-            records.append(Record(row["ecg_id"], patient, _split_of(int(row["strat_fold"])), path))
+            records.append(Record(row["ecg_id"], patient, _split_of(int(row["strat_fold"])), path, *age_and_sex(row)))
             label.append(marks)
     notes = [f"{unlabelled} records without a {what} are left out"] if unlabelled else []
     notes += [f"{absent} labelled records are in {_TABLE} but their 500 Hz files are not here"] if absent else []
@@ -68,6 +68,15 @@ def load(
         ),
         notes=tuple(notes),
     )
+
+
+def age_and_sex(row: Mapping[str, str | None]) -> tuple[float | None, str | None]:
+    """Of a row of the table: years (300 stands for 90 and more) and "F" or "M" (the table says 1 or 0); None where unknown."""
+    sex = {"0": "M", "1": "F"}.get((row.get("sex") or "").removesuffix(".0"))
+    try:
+        return float(row.get("age") or ""), sex
+    except ValueError:
+        return None, sex
 
 
 def _columns(

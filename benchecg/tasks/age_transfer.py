@@ -43,7 +43,9 @@ def _ptbxl_records(root: Path) -> tuple[_Aged, int]:
         age, path = _age(row["age"], _OLDEST_PTBXL), folder / f"{row['filename_hr']}.hea"
         if age is not None and path.is_file():
             patient = f"ptb-xl {int(float(row['patient_id']))}"
-            aged.append((Record(f"ptb-xl/{row['ecg_id']}", patient, "test", path), age))
+            aged.append(
+                (Record(f"ptb-xl/{row['ecg_id']}", patient, "test", path, *_ptbxl.age_and_sex(row), "PTB-XL"), age)
+            )
     return aged, len(rows) - len(aged)
 
 
@@ -53,7 +55,7 @@ def _cpsc_records(root: Path) -> tuple[_Aged, int]:
     for path in paths:
         age = _age(cpsc2018.comment(path, "Age"))
         if age is not None:
-            aged.append((Record(f"cpsc2018/{path.stem}", f"cpsc {path.stem}", "test", path), age))
+            aged.append((Record(f"cpsc2018/{path.stem}", f"cpsc {path.stem}", "test", path, source="CPSC 2018"), age))
     return aged, len(paths) - len(aged)
 
 
@@ -78,7 +80,14 @@ def _mimic_records(root: Path) -> tuple[_Aged, int]:
     for row in table:
         age, path = _age(row["age"]), _mimic.header(folder, row["file_name"])
         if age is not None and path.is_file():
-            aged.append((Record(f"mimic/{row['study_id']}", f"mimic {row['subject_id']}", "test", path), age))
+            aged.append(
+                (
+                    Record(
+                        f"mimic/{row['study_id']}", f"mimic {row['subject_id']}", "test", path, age, source=_MIMIC.name
+                    ),
+                    age,
+                )
+            )
     return aged, len(table) - len(aged)
 
 

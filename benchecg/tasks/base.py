@@ -84,12 +84,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class Record:
-    """One recording: `path` is what `xecg.read` is given. patient: identifies the person in memory only, it is never written."""
+    """One recording: `path` is what `xecg.read` is given. patient: identifies the person in memory only, it is never written.
+
+    age (years), sex ("F" | "M"): for subgroups, where a table says them; else the file's header does. source: the data set, where
+    it is not the task's own.
+    """
 
     id: str
     patient: str
     split: str
     path: Path
+    age: float | None = None
+    sex: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,10 @@ def _load(root: Path) -> TaskData:
     rows, files = code15.exams(root, "death", "timey")
     folder = root / code15.DATASET.folder
     first = first_outcomes(rows)
-    records = [Record(r["exam_id"], r["patient_id"], _split_of(r["patient_id"]), folder / r["part"]) for r, _ in first]
+    records = [
+        Record(r["exam_id"], r["patient_id"], _split_of(r["patient_id"]), folder / r["part"], *code15.age_and_sex(r))
+        for r, _ in first
+    ]
     return TaskData(
         records=tuple(records),
         record=np.arange(len(records)),

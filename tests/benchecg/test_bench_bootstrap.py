@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchecg.metrics import statistic
-from benchecg.predictions import Predictions, TaskFacts
+from benchecg.predictions import GROUPS, Predictions, TaskFacts
 from benchecg.scoring import score
 from benchecg.stats import draw_weights, estimate, holm, paired_difference
 from xecg.errors import ShapeError
@@ -84,7 +84,9 @@ def test_a_class_that_often_leaves_the_mean_is_flagged():
     facts = TaskFacts("t", "1", "m", "multiclass", ("a", "b"), {}, "macro_f1", True, False, 20_000, 0)
     text = np.array([f"p{i}" for i in cluster])
     score_of = np.eye(2, dtype=np.float32)[truth]
-    table = Predictions(facts, text, text, text, np.full(5, np.nan), truth, score_of, np.ones(5, bool))
+    table = Predictions(
+        facts, text, text, text, np.full(5, np.nan), truth, score_of, np.ones(5, bool), dict.fromkeys(GROUPS, text)
+    )
     assert "f1/b is undefined in 33% of the resamples; means leave it out there" in score(table)["warnings"]  # 0.8**5
 
 
