@@ -18,6 +18,7 @@ from benchecg.protocols.linear_probe import LinearMap
 from benchecg.running import LoadedTask
 from benchecg.scoring import score
 from benchecg.stats import RESAMPLES
+from benchecg.subgroups import record_facts
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import SpecError
 from xecg.model import XECG, Head, HeadSpec
@@ -80,7 +81,14 @@ def fit_head(
     )
     assert probe.head is not None
     predictions = predictions_of(
-        task, data, model=model.name, score=probe.score, valid=features.valid[test], resamples=resamples, seed=0
+        task,
+        data,
+        model=model.name,
+        score=probe.score,
+        valid=features.valid[test],
+        groups=record_facts(task, data, data_sha256=""),
+        resamples=resamples,
+        seed=0,
     )
     spec = HeadSpec(
         task.kind,
