@@ -37,7 +37,14 @@ class _Speed(click.ParamType):
 
 
 @click.command("stream")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
+@click.option("--listen", help="Serve clients at unix:PATH or 127.0.0.1:PORT instead of reading a file.")
+@click.option(
+    "--raw-gain",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Standard input is int16, little-endian, all leads of a sample together, so many counts per mV.",
+)
+@click.option("--capacity", type=click.IntRange(min=1), default=1024, show_default=True, help="Streams at once.")
 @click.option("--model", "-m", "model_name", default="tiny-causal", show_default=True, help="A model that can stream.")
 @click.option("--head", "heads", multiple=True, help="A head of tokens: name or file; may be given more than once.")
 @click.option("--chunk", "chunk_s", type=click.FloatRange(min=0.001), default=1.0, help="Seconds a push. Default: 1.")
@@ -50,15 +57,105 @@ class _Speed(click.ParamType):
 @click.option(
     "--state", type=click.Path(path_type=Path), help="Keep the stream's state here; go on from it if it exists."
 )
-@click.option("--state-every", type=click.FloatRange(min=0), default=10.0, help="Seconds of signal. Default: 10.")
+@click.option("--state-every", type=click.FloatRange(min=0), default=10.0, help="Seconds. Default: 10.")
 @reading_options
-def command(*, file: Path, speed: float, chunk_s: float, reading: dict[str, Any], **options: Any) -> None:
-    """Play a recording chunk by chunk through a stream; print tokens, events and beats as JSON lines, then a summary.
+def command(*, file: Path | None, speed: float, chunk_s: float, reading: dict[str, Any], **options: Any) -> None:
+    """Play FILE chunk by chunk through a stream; print tokens, events and beats as JSON lines, then a summary.
 
     Tokens, events and beats are the same whatever --chunk, each kind in time order. Beats come from the classical detector on lead II,
     or on the first lead where there is none; with marks beside the record the summary compares them. With --state a killed run goes on
     from its last state, and its files (--parquet, --annotations) and summary hold what came after it.
+
+    With - as FILE, or with --listen, streams come live, as JSON lines from standard input or from clients of a local socket; --rate and
+    --leads say what is taken. Messages, one a line: {"open": ID, "rate": HZ, "unit": "mV" or "uV", "leads": [...]}, then {"push": ID,
+    "samples": [[...], ...], "start": N} (one list a lead, null where a sample is missing), then {"close": ID}. Each client is told its
+    tokens, beats, events and errors. With --state every stream goes on after a restart where its last state was.
     """
+    if (file is None) == (options["listen"] is None) or (options["raw_gain"] is not None and str(file) != "-"):
+        raise click.UsageError("name one FILE, or - for standard input (--raw-gain: raw), or --listen ADDRESS")
+    if file is None or str(file) == "-":
+        _serve(reading["rate"], reading["leads"], chunk_s, options)
+    else:
+        _play(file, speed, chunk_s, reading, options)
+
+
+def _serve(rate: float | None, leads: Any, chunk_s: float, options: dict[str, Any]) -> None:
+    """Clients of a socket, or standard input as the one client."""
+    import sys
+
+    import xecg
+    from xecg.model import load_head
+    from xecg.stream.hub import Client, Hub
+    from xecg.stream.saving import read_blobs, write_blobs
+
+    if rate is None or leads is None:
+        raise click.UsageError("live streams need --rate and --leads")
+    model, state = xecg.load(options["model_name"]), options["state"]
+    heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
+    if options["raw_gain"] is not None:
+        stream = xecg.Stream(model, rate, leads, heads=heads, gain=options["raw_gain"])
+        return _raw(stream, max(1, round(chunk_s * rate)), options["vectors"])
+    hub = Hub(xecg.Stream(model, rate, leads, options["capacity"], heads=heads), vectors=options["vectors"])
+    found = hub.put_aside(read_blobs(state) if state is not None else [])
+    if options["listen"] is not None:
+        return _listen(hub, found, options)
+    client, saved = Client(), time.monotonic()
+    for line in sys.stdin.buffer:
+        hub.take(client, line)
+        hub.work()
+        for told in client.out:
+            click.echo(json.dumps(told, allow_nan=False))
+        client.out.clear()
+        if state is not None and time.monotonic() - saved >= options["state_every"]:
+            write_blobs(state, hub.states())
+            saved = time.monotonic()
+    if state is not None:
+        write_blobs(state, hub.states())
+    if hub.counts["errors"]:
+        raise click.exceptions.Exit(3)
+    return None
+
+
+def _raw(stream: Stream, step: int, vectors: bool) -> None:
+    """Raw samples from standard input, to their end."""
+    import sys
+
+    import numpy as np
+
+    from xecg.errors import StreamError
+    from xecg.stream.results import as_line
+
+    stream.open("stdin")
+    frame, data = 2 * len(stream.leads), b""
+    while data := sys.stdin.buffer.read(step * frame):
+        if len(data) % frame:
+            raise StreamError(
+                f"standard input ends inside a sample: {len(data) % frame} of {frame} bytes; are --leads right?"
+            )
+        for item in stream.push("stdin", np.frombuffer(data, "<i2").reshape(-1, len(stream.leads)).T):
+            click.echo(json.dumps(as_line(item, stream.rate, vectors=vectors), allow_nan=False))
+    for item in stream.flush("stdin"):
+        click.echo(json.dumps(as_line(item, stream.rate, vectors=vectors), allow_nan=False))
+
+
+def _listen(hub: Any, found: int, options: dict[str, Any]) -> None:
+    import signal
+
+    from xecg.stream.server import Limits, Server
+
+    limits = Limits(state_s=options["state_every"])
+    server = Server(hub, options["listen"], limits=limits, state=options["state"])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.stop())
+    stream = hub.stream
+    _print_line(
+        "listening", {"address": server.address, "rate_hz": stream.rate, "leads": list(stream.leads), "states": found}
+    )
+    server.run()
+    _print_line("summary", dict(sorted(hub.counts.items())))
+
+
+def _play(file: Path, speed: float, chunk_s: float, reading: dict[str, Any], options: dict[str, Any]) -> None:
     import xecg
     from xecg.model import load_head
     from xecg.stream import Event, Token

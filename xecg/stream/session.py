@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import operator
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,7 +114,7 @@ class Stream:
         self._shift = self._frontend.fir_delay_s * self.rate
         self._patients: dict[str, _Patient] = {}
         self._free = list(range(capacity))  # a heap: low slots first, so that patients stand side by side
-        self._new_beats(0, 0)  # refuses a rate that the detector does not take
+        self._new_beats("", 0)  # refuses a rate that the detector does not take
 
     @property
     def capacity(self) -> int:
@@ -136,7 +137,9 @@ class Stream:
         return self._stepper.state_bytes
 
     def open(self, id: str) -> None:
-        """Begin a stream. Raises StreamError when the id is open already or all slots are taken."""
+        """Begin a stream. Raises StreamError when the id is open already or not plain text, or all slots are taken."""
+        if not isinstance(id, str) or len(id.encode("utf-8", "replace")) > 65_535 or not id.isprintable():
+            raise StreamError(f"id is {id!r}; needed printable text of at most 65,535 bytes")
         if id in self._patients:
             raise StreamError(f"stream {id!r} is already open; close it first, or push to it")
         if not self._free:
@@ -144,7 +147,7 @@ class Stream:
                 f"the stream is full, {self.capacity:,} of {self.capacity:,}; close one, or make it with more capacity"
             )
         self._patients[id] = patient = _Patient(heapq.heappop(self._free))
-        self._restart(patient, 0)
+        self._restart(id, patient, 0)
 
     def close(self, id: str) -> None:
         """End a stream and free its slot; samples that still wait are dropped (`flush` first to keep them)."""
@@ -201,7 +204,7 @@ class Stream:
         self._collect([fed], [made])
         if patient.beats is not None:
             out += [_beat(id, at) for at in patient.beats.flush()]
-        self._restart(patient, patient.position)
+        self._restart(id, patient, patient.position)
         return _in_time(out)
 
     def save(self, id: str) -> bytes:
@@ -301,7 +304,7 @@ class Stream:
         """What is new of a chunk, and the absolute index of its first sample; gaps and repeats are told."""
         p = self._patients[name]
         if start is not None and not p.begun:
-            self._restart(p, start)
+            self._restart(name, p, start)
         n, first = chunk.shape[1], p.position if start is None else start
         if n == 0:
             return _Fed(name, p, chunk, p.position, made)
@@ -316,7 +319,7 @@ class Stream:
             too_long = gap > self.reset_after_s * self.rate
             told.append(Event(name, "reset" if too_long else "gap", p.position, gap))
             if too_long:
-                self._restart(p, first)
+                self._restart(name, p, first)
                 p.begun = True
         return _Fed(name, p, chunk, first, made)
 
@@ -402,10 +405,12 @@ class Stream:
         """Absolute input sample at which a token begins: its first output sample, less the resampler's delay."""
         return p.base + max(0, round(token * self._stride - self._shift))
 
-    def _new_beats(self, origin: int, slot: int) -> Beats | None:
+    def _new_beats(self, name: str, origin: int) -> Beats | None:
         if not self._every:
             return None
-        phase = 1 + int(slot * 0.6180339887 % 1 * self._every) % self._every  # slots look in turn, not all at once
+        phase = (
+            1 + zlib.crc32(name.encode()) % self._every
+        )  # streams look in turn, not all at once, wherever they stand
         return Beats(self.rate, self._every, origin=origin, phase=phase)
 
     def _clear(self, p: _Patient) -> None:
@@ -414,11 +419,11 @@ class Stream:
         self._on[p.slot] = False
         p.fill, p.valid, p.beats = 0, False, None
 
-    def _restart(self, p: _Patient, position: int) -> None:
+    def _restart(self, name: str, p: _Patient, position: int) -> None:
         self._clear(p)
         p.base = p.position = position
         p.token, p.begun = 0, False
-        p.beats = self._new_beats(position, p.slot)
+        p.beats = self._new_beats(name, position)
 
 
 def _beat(name: str, at: int) -> Token | Event:
