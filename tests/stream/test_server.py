@@ -126,8 +126,13 @@ def test_a_bad_client_is_closed_and_the_others_lines_stay(
 ) -> None:
     peer = misbehave(server, how)
     assert by_kind(talk(server.address, signal)) == expected(model, signal)
+    if how == "endless line":
+        assert "longer than 20,000 bytes" in peer.until("error")[-1]["text"]
+    elif how == "slow first message":
+        assert "no message for 0.6 s" in peer.until("error")[-1]["text"]
     if how != "hung up in the middle":
         assert peer.closed()
+    assert server.hub.counts["closed: reads too slowly"] == (how == "never reads")
     again = Peer(server.address)  # what it had open was put aside, and its slot is free
     again.say(opening("bad"), opening("more"), opening("most"))
     assert [again.until("opened")[-1]["id"] for _ in range(3)] == ["bad", "more", "most"]
