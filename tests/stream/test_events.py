@@ -183,14 +183,12 @@ def test_a_label_begins_once_and_again_after_it_ended(model: xecg.XECG, records:
     assert all(0.5 <= e.score <= 1 for e in found if isinstance(e, Event) and e.by == "head:toy")
 
 
-def test_classes_of_a_multiclass_head_sum_to_one(model: xecg.XECG) -> None:
+def test_probabilities_are_those_of_the_head(model: xecg.XECG) -> None:
     from xecg.stream.heads import LiveHeads
 
-    toy, x = head("multiclass"), torch.randn(7, 128)
-    live = LiveHeads({"kinds": toy, "labels": head()}, width=128, fingerprint="")
-    found = live.probabilities(x)
-    assert np.allclose(found[:, :2], toy.answer(toy.of_features(x)).detach().numpy(), atol=1e-5)
-    assert np.allclose(found[:, 2:], head().answer(head().of_features(x)).detach().numpy(), atol=1e-5)
+    toy, x = head(), torch.randn(7, 128)
+    found = LiveHeads({"toy": toy}, width=128, fingerprint="").probabilities(x)
+    assert np.allclose(found, toy.answer(toy.of_features(x)).detach().numpy(), atol=1e-5)
 
 
 def test_a_saved_stream_of_other_heads_or_without_a_detector_is_refused(
@@ -226,7 +224,12 @@ def test_wrong_types_and_heads_are_refused_before_anything_is_changed(
     assert facts(stream.push("a", x) + stream.flush("a"), "a") == [f for f in alone(model, x) if "head:toy" not in f]
     other = head()
     other.spec = HeadSpec("binary", ("a", "b"), of="token", encoder="another", fingerprint="0" * 16)
-    for wrong, text in ((head(width=5), "128"), (head(of="record"), "of a record"), (other, "another")):
+    for wrong, text in (
+        (head(width=5), "128"),
+        (head(of="record"), "of a record"),
+        (head("multiclass"), "xecg predict"),
+        (other, "another"),
+    ):
         with pytest.raises(SpecError, match=text):
             Stream(model, RATE, LEADS, heads={"x": wrong})
     with pytest.raises(StreamError, match="look_every_s"):

@@ -46,7 +46,7 @@ class _Speed(click.ParamType):
 )
 @click.option("--capacity", type=click.IntRange(min=1), default=1024, show_default=True, help="Streams at once.")
 @click.option("--model", "-m", "model_name", default="tiny-causal", show_default=True, help="A model that can stream.")
-@click.option("--head", "heads", multiple=True, help="A head of tokens: name or file; may be given more than once.")
+@click.option("--head", "heads", multiple=True, help="A binary or multilabel head of tokens; may be repeated.")
 @click.option("--chunk", "chunk_s", type=click.FloatRange(min=0.001), default=1.0, help="Seconds a push. Default: 1.")
 @click.option("--speed", type=_Speed(), default="max", show_default=True, help="max, or a factor of real time: 1.")
 @click.option("--vectors/--no-vectors", default=True, show_default=True, help="Print the tokens' vectors.")

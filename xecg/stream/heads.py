@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveHeads"]
 
-_KINDS = ("binary", "multiclass", "multilabel")
+_KINDS = ("binary", "multilabel")  # a multiclass head of tokens is read at beats, not at every token
 
 
 class LiveHeads:
-    """heads: name → head of tokens, binary, multiclass or multilabel; width: features of a token; fingerprint: of the encoder.
+    """heads: name → head of tokens, binary or multilabel; width: features of a token; fingerprint: of the encoder.
 
     A label is on while its probability is at least the head's threshold. Raises SpecError for a head of records, of another kind, of
     another width or fitted on another encoder.
@@ -30,13 +30,13 @@ class LiveHeads:
 
     def __init__(self, heads: Mapping[str, Head], *, width: int, fingerprint: str) -> None:
         self.labels: list[tuple[str, str]] = []  # maker and label of each column
-        self._softmax: list[tuple[int, int]] = []
         weights, biases, thresholds = [np.zeros((0, width))], [np.zeros(0)], [np.zeros(0)]
         for name, head in heads.items():
-            spec, first = head.spec, len(self.labels)
-            if spec.of != "token" or spec.kind not in _KINDS:
+            spec = head.spec
+            if spec.of != "token" or spec.kind not in _KINDS or spec.after:
                 raise SpecError(
-                    f"head {name!r} is {spec.kind} of a {spec.of}; a stream needs one of tokens, {', '.join(_KINDS)}"
+                    f"head {name!r} is {spec.kind} of a {spec.of}, read {spec.after} tokens later; a stream needs one of every token, "
+                    f"{' or '.join(_KINDS)}. `xecg predict` reads a head at the beats of a recording"
                 )
             if head.width != width or spec.fingerprint not in ("", fingerprint):
                 raise SpecError(
@@ -44,8 +44,6 @@ class LiveHeads:
                     f"this one gives {width} ({fingerprint}): load that encoder"
                 )
             self.labels += [(f"head:{name}", c) for c in (spec.classes[1:] if spec.kind == "binary" else spec.classes)]
-            if spec.kind == "multiclass":
-                self._softmax.append((first, len(self.labels)))
             parts = (head.weight, head.bias, head.centre, head.scale)
             weight, bias, centre, scale = (t.detach().cpu().double().numpy() for t in parts)
             weights.append(weight / scale)
@@ -68,8 +66,4 @@ class LiveHeads:
     def probabilities(self, tokens: Tensor) -> np.ndarray:
         """tokens (n, D) → float64 (n, labels); a row's bits do not depend on the others on the `cpu` backend."""
         scores = ops.linear(tokens, self._weight, self._bias).numpy().astype(np.float64)
-        found = 1 / (1 + np.exp(-scores))
-        for first, last in self._softmax:
-            e = np.exp(scores[:, first:last] - scores[:, first:last].max(1, keepdims=True))
-            found[:, first:last] = e / e.sum(1, keepdims=True)
-        return found
+        return 1 / (1 + np.exp(-scores))
