@@ -153,3 +153,16 @@ def test_identical_pulses_without_noise_are_all_found(rr: int) -> None:
     found = detect(x, rate)
     assert len(found) >= len(at) - 1
     assert all(np.abs(found - a).min() <= 2 for a in at[1:-1])
+
+
+def test_hours_without_a_beat_do_not_fill_the_memory():
+    rng = np.random.default_rng(0)
+    beats = simulate.ecg(seed=1, rate_hz=250, duration_s=20.0, leads=("II",)).signal[0]
+    off = rng.normal(0, 0.02, 250 * 1200)  # 20 min of an electrode that came off: small peaks, none of them a beat
+    detector = Detector(250)
+    detector.push(beats)
+    for first in range(0, len(off), 2500):
+        detector.push(off[first : first + 2500])
+    assert len(detector._judge.rejected) <= 256
+    after = [*detector.push(np.tile(beats, 3)), *detector.flush()]
+    assert len(after) > 40  # and it hears the heart again

@@ -37,6 +37,7 @@ _NOISE_SHARE = (
 )
 _SEARCH_RR, _SEARCH_SHARE = 1.66, 0.6  # search back after this many RR, with this share of the threshold
 _LEARN_S = 2.0  # nothing is decided before this much signal was seen
+_MOST_REJECTED = 256  # peaks kept for searching back: 38 s of them at least
 _MEMORY = 8  # beats, rejected peaks and RR intervals that the medians run over
 _RELEARN_S, _RELEARN_SHARE = (
     4.0,
@@ -223,6 +224,9 @@ class _Judge:
             return [*found, self._accept(c)]
         self.noise.append(c.strength)
         self.rejected.append(c)
+        if len(self.rejected) > _MOST_REJECTED:  # hours without a beat must not fill the memory
+            self.rejected = self.rejected[_MOST_REJECTED // 2 :]
+            self.quiet_from = max(self.quiet_from, self.rejected[0].at)
         return found
 
     def _relearn(self, now: _Candidate) -> list[int]:
