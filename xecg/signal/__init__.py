@@ -14,7 +14,7 @@ from xecg.signal.recording import Annotations, LogEntry, Recording
 from xecg.signal.spec import PRESETS, FilterSpec, SignalSpec
 
 if TYPE_CHECKING:
-    from xecg.signal import paper, peaks, qrs, quality, simulate
+    from xecg.signal import before_after, paper, peaks, qrs, quality, simulate
     from xecg.signal.frontend import ECGFrontend, ModelInput, preprocess
     from xecg.signal.frontend_stream import FrontendStream
 
@@ -24,7 +24,7 @@ _HOME = {
     "ModelInput": "frontend",
     "preprocess": "frontend",
 }
-_MODULES = ("paper", "peaks", "qrs", "quality", "simulate")
+_MODULES = ("before_after", "paper", "peaks", "qrs", "quality", "simulate")
 
 __all__ = [
     "PRESETS",
@@ -37,6 +37,7 @@ __all__ = [
     "ModelInput",
     "Recording",
     "SignalSpec",
+    "before_after",
     "canonical_lead",
     "canonical_leads",
     "paper",

@@ -3,7 +3,6 @@ size."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xecg.errors import SpecError, XECGError
+from xecg.errors import SpecError
+from xecg.signal._figures import FOOTER, figure_class, picture_path, save
 from xecg.signal.leads import STANDARD_LEADS
 from xecg.signal.recording import Recording
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-FOOTER = "Research use only, not a medical device"
-_FORMATS = (".png", ".pdf", ".svg")
 _LINE_S = 10.0  # s of signal on a line
 _MOST_S = 120.0  # s, longest picture
 _COLUMNS = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4", "V5", "V6"))
@@ -60,9 +58,7 @@ def draw(
     time, rate, and "synthetic" if so. Raises SpecError for a wish that cannot be drawn and XECGError when matplotlib
     is not installed.
     """
-    path = Path(path)
-    if path.suffix.lower() not in _FORMATS:
-        raise SpecError(f"path ends in {path.suffix!r}; needed one of {', '.join(_FORMATS)}")
+    path = picture_path(path)
     if not (0 < mm_per_s <= 200 and 0 < mm_per_mv <= 100 and 30 <= dpi <= 1200):
         raise SpecError(
             f"mm_per_s, mm_per_mv, dpi are {mm_per_s}, {mm_per_mv}, {dpi}; needed up to 200, 100 and 30..1200"
@@ -77,7 +73,7 @@ def draw(
     seconds = min(seconds, (recording.signal.shape[1] - first) / recording.rate)
     lines = _sheet(recording, first, seconds) if sheet else _rows(recording, first, seconds)
     figure = _figure(lines, recording, start_s, seconds, mm_per_s, mm_per_mv)
-    return _save(figure, path, dpi)
+    return save(figure, path, dpi)
 
 
 def _values(recording: Recording, row: int, first: int, count: int) -> np.ndarray:
@@ -115,10 +111,6 @@ def _rows(recording: Recording, first: int, seconds: float) -> list[list[_Piece]
 def _figure(
     lines: list[list[_Piece]], recording: Recording, start_s: float, seconds: float, mm_per_s: float, mm_per_mv: float
 ) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise XECGError("matplotlib is not installed; drawing needs it: pip install 'xecg[plot]'") from None
     reach = [_reach(line, mm_per_mv) for line in lines]
     gaps = [float(np.clip(down + up + _LABEL, _NEAREST, _FARTHEST)) for (_, down), (up, _) in pairwise(reach)]
     top = min(max(reach[0][0] + _LABEL, 12.0), _FARTHEST) + _HEADER
@@ -126,7 +118,7 @@ def _figure(
     height = 5 * np.ceil((top + sum(gaps) + bottom) / 5)
     width = 5 * np.ceil((2 * _MARGIN + _PULSE + min(seconds, _LINE_S) * mm_per_s) / 5)
     width = max(width, 120.0)
-    figure = Figure(figsize=(width / 25.4, height / 25.4), facecolor=_PAPER)
+    figure = figure_class()(figsize=(width / 25.4, height / 25.4), facecolor=_PAPER)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), facecolor=_PAPER)
     axes.set_axis_off()
     _grid(axes, width, height)
@@ -180,17 +172,3 @@ def _words(
     axes.text(_MARGIN, height - 5, title, fontsize=10, va="center", **label)
     axes.text(_MARGIN, 4, scale, fontsize=8, va="center", **label)
     axes.text(width - _MARGIN, 4, FOOTER, fontsize=8, va="center", ha="right", **label)
-
-
-def _save(figure: Figure, path: Path, dpi: int) -> Path:
-    import matplotlib
-
-    from xecg.io.atomic import write_bytes
-
-    kind = path.suffix.lower()[1:]
-    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {"Software": None}}[kind]
-    out = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "xecg"}):
-        figure.savefig(out, format=kind, dpi=dpi, facecolor=_PAPER, metadata=undated)
-    write_bytes(path, out.getvalue())
-    return path
