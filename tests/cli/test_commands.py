@@ -172,6 +172,19 @@ def test_preprocess_names_the_presets_when_one_is_unknown(archive: Path, tmp_pat
     assert "poly" in result.stderr
 
 
+def test_preprocess_draws_before_and_after(archive: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = archive / "site-b" / "long.hea"
+    result = run("preprocess", file, "--preset", "monitor", "--plot", tmp_path / "x.png", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert as_json(result)["plot"] == str(tmp_path / "x.png") and "output" not in as_json(result)
+    refused = run("preprocess", file, "--plot", tmp_path / "y.gif", "-o", tmp_path / "y.npz")
+    assert refused.exit_code == 1 and ".gif" in refused.stderr
+    assert run("preprocess", file).exit_code == 2
+    assert os.listdir(tmp_path) == ["x.png"]
+
+
 def test_plot_draws_a_picture(archive: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     out = tmp_path / "p.png"

@@ -22,7 +22,7 @@ __all__ = ["draw"]
 
 _MOST_LEADS = 12
 _RAW, _PROCESSED = "#6b6b6b", "#1f4e9c"
-_LEAD, _HEAD, _FOOT, _SIDE, _WIDTH = 1.45, 0.75, 0.75, 0.9, 13.0  # inches
+_LEAD, _HEAD, _FOOT, _SIDE, _WIDTH = 1.5, 0.85, 0.75, 0.9, 13.0  # inches
 
 
 def draw(
@@ -76,7 +76,7 @@ def _figure(recording: Recording, result: ModelInput, front: ECGFrontend, second
     figure = figure_class()(figsize=(_WIDTH, height), facecolor="white")
     panels = figure.add_gridspec(
         len(drawn), len(spans), left=_SIDE / _WIDTH, right=1 - 0.2 / _WIDTH, bottom=_FOOT / height,
-        top=1 - _HEAD / height, hspace=0.15, wspace=0.04,
+        top=1 - _HEAD / height, hspace=0.28, wspace=0.04,
     )  # fmt: skip
     unit = "z" if "zscore" in front.spec.normalise else "mV"
     for place, (before, after) in enumerate(drawn):
@@ -95,7 +95,7 @@ def _figure(recording: Recording, result: ModelInput, front: ECGFrontend, second
                 else:
                     axes.tick_params(labelleft=False)
                 if half == 0:
-                    _name(axes, front.spec.leads[after])
+                    axes.set_title(front.spec.leads[after], loc="left", fontsize=9, fontweight="bold", pad=2)
     _words(figure, recording, front, len(drawn), len(pairs), height)
     return figure
 
@@ -132,13 +132,6 @@ def _strip(
     axes.tick_params(labelsize=6.5, length=2, labelbottom=times)
     if times:
         axes.set_xlabel("s", fontsize=8)
-
-
-def _name(axes: Axes, lead: str) -> None:
-    axes.text(
-        0.006, 0.93, lead, transform=axes.transAxes, fontsize=9, fontweight="bold", va="top", zorder=3,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.8},
-    )  # fmt: skip
 
 
 def _words(figure: Figure, recording: Recording, front: ECGFrontend, drawn: int, shared: int, height: float) -> None:
