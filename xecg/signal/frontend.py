@@ -71,7 +71,7 @@ class ECGFrontend:
         self._rows = _map_leads(self.spec.leads, self.leads)
         try:
             in_rate = float(in_rate)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise SpecError(f"in_rate is {in_rate!r}; needed a number of Hz") from None
         self._plan = make_plan(self.spec, in_rate, initial)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,6 +13,11 @@ from xecg.errors import SpecError
 from xecg.signal.leads import STANDARD_LEADS
 
 __all__ = ["PRESETS", "FilterSpec", "SignalSpec"]
+
+
+def _positive(value: object) -> bool:
+    """Whether `value` is a number above 0 that a float can hold: specs come out of files, with whatever is in them."""
+    return isinstance(value, (int, float)) and 0 < value <= sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -41,11 +46,11 @@ class FilterSpec:
             raise SpecError(f"filter order is {self.order!r}; needed a whole number in 1..12")
         for name in needs[self.kind]:
             value = getattr(self, name)
-            if value is None or not math.isfinite(value) or value <= 0:
+            if not _positive(value):
                 raise SpecError(f"filter {name} is {value!r}; a {self.kind} needs a positive, finite frequency in Hz")
         if self.kind == "bandpass" and not self.low_hz < self.high_hz:  # type: ignore[operator]
             raise SpecError(f"band-pass is {self.low_hz}..{self.high_hz} Hz; low must be below high")
-        if not math.isfinite(self.q) or self.q <= 0:
+        if not _positive(self.q):
             raise SpecError(f"notch q is {self.q!r}; needed a positive, finite number")
 
 
@@ -82,9 +87,13 @@ class SignalSpec:
                 raise SpecError(f"signal spec {name} is {getattr(self, name)!r}; needed one of {', '.join(values)}")
         if self.rate is not None and not 25 <= self.rate <= 20_000:
             raise SpecError(f"signal spec rate is {self.rate!r} Hz; needed 25..20,000, or null to keep the recording's")
-        if not self.leads or len(set(self.leads)) != len(self.leads):
-            raise SpecError(f"signal spec leads are {self.leads!r}; needed at least one, each once")
-        if not math.isfinite(self.tau_s) or self.tau_s <= 0:
+        if not self.leads or not all(isinstance(lead, str) for lead in self.leads):
+            raise SpecError(f"signal spec leads are {self.leads!r}; needed at least one, each a text")
+        if len(set(self.leads)) != len(self.leads):
+            raise SpecError(f"signal spec leads are {self.leads!r}; needed each once")
+        if not isinstance(self.normalise_first, bool):
+            raise SpecError(f"signal spec normalise_first is {self.normalise_first!r}; needed true or false")
+        if not _positive(self.tau_s):
             raise SpecError(f"signal spec tau_s is {self.tau_s!r}; needed a positive number of seconds")
         if not isinstance(self.patch, int) or self.patch < 1:
             raise SpecError(f"signal spec patch is {self.patch!r}; needed a whole number of samples, at least 1")
