@@ -21,6 +21,7 @@ KERNELS = (
     "norm",
     "slstm",
     "frontend",
+    "frontend_stream",
     *PRODUCTS,
 )
 POOL = ("pool_every_index", "pool_nested", "pool_concurrent", "pool_forked")

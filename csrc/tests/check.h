@@ -73,6 +73,7 @@ void add_mlstm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_norm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_slstm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_frontend_cases(std::vector<Case>& cases, const std::string& isa);
+void add_frontend_stream_cases(std::vector<Case>& cases, const std::string& isa);
 void add_pool_cases(std::vector<Case>& cases);
 
 }  // namespace xecg::tests

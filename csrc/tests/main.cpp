@@ -40,6 +40,7 @@ int main(int count, char** arguments) {
         add_norm_cases(cases, isa);
         add_slstm_cases(cases, isa);
         add_frontend_cases(cases, isa);
+        add_frontend_stream_cases(cases, isa);
     }
     add_pool_cases(cases);
     if (count < 2) {
