@@ -11,11 +11,11 @@ import pytest
 from xecg.errors import ShapeError, SpecError
 from xecg.signal import Annotations, Recording, simulate
 from xecg.signal.peaks import match
-from xecg.signal.qrs import Detector, detect
+from xecg.signal.qrs import Detector, _moving_sum, detect
 
 TOL_MATCH_S = 0.075
-# Gross over the 48 records of MIT-BIH, first lead, ±75 ms, flutter of record 207 included: measured 0.9967 and 0.9938.
-FLOOR_MITDB_SENSITIVITY, FLOOR_MITDB_PPV = 0.9960, 0.9930
+# Gross over the 48 records of MIT-BIH, first lead, ±75 ms, flutter of record 207 included: measured 0.9966 and 0.9946.
+FLOOR_MITDB_SENSITIVITY, FLOOR_MITDB_PPV = 0.9960, 0.9940
 BEATS = frozenset("NLRejAaJSVEFQ/f")
 
 
@@ -49,6 +49,23 @@ def test_detector_ignores_chunking_of_noise() -> None:
     x = np.random.Generator(np.random.PCG64(9)).standard_normal(40_000)
     whole = detect(x, 100).tolist()
     assert len(whole) > 100 and found_in_chunks(x, 100, np.full(8000, 5)) == whole
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 36, 50, 64])
+def test_moving_sum_is_the_sum_wherever_it_starts(size: int) -> None:
+    x = np.random.Generator(np.random.PCG64(size)).standard_normal(200)
+    whole = _moving_sum(x, size)
+    np.testing.assert_allclose(whole, np.convolve(x, np.ones(size), mode="valid"), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(_moving_sum(x[37:], size), whole[37:])
+
+
+def test_an_r_wave_is_placed_where_it_is_not_much_smaller_than_the_s_wave() -> None:
+    """An R and an S wave 60 ms apart: the R wave is the peak at 0.9 of the S wave's size, the S wave where R is small."""
+    t, at = np.arange(5000), np.arange(400, 4800, 400)
+    pulse = lambda centre: np.exp(-0.5 * ((t[:, None] - centre) / 6.0) ** 2).sum(1)  # noqa: E731
+    for size, expected in ((0.9, at), (0.3, at + 30)):
+        found = detect(size * pulse(at) - pulse(at + 30), 500)
+        assert len(found) == len(at) and np.abs(found - expected).max() <= 3
 
 
 @pytest.mark.parametrize("rate", [125, 250, 360, 500, 1000])

@@ -140,9 +140,7 @@ class Detector:
         for row, which in ((0, 0), (3, 1)):
             h[row, old:], self._states[which] = signal.sosfilt(self._filters[which].sos, x, zi=self._states[which])
         h[1, old:] = (h[0, old:] - h[0, old - self._lag : old - self._lag + n]) ** 2
-        for k in range(self._window):
-            h[2, old:] += h[1, old - k : old - k + n]
-        h[2, old:] = np.sqrt(h[2, old:] / self._window)
+        h[2, old:] = np.sqrt(_moving_sum(h[1, old - self._window + 1 :], self._window) / self._window)
         self._history = h
         self._seen += n
 
@@ -166,8 +164,10 @@ class Detector:
         origin = self._looked - self._keep
         first, last = self._keep, until - origin
         strength = self._history[2]
-        highest = ndimage.maximum_filter1d(strength, 2 * self._alone + 1, mode="constant", cval=-1.0)[first:last]
         here = strength[first:last]
+        near = strength[first - self._alone : last + self._alone]
+        highest = ndimage.maximum_filter1d(near, 2 * self._alone + 1, mode="constant", cval=-1.0)
+        highest = highest[self._alone : self._alone + len(here)]
         peaks = np.flatnonzero((here == highest) & (here > strength[first - 1 : last - 1]) & (here > _FLOOR_MV)) + first
         found = [self._candidate(i, origin) for i in peaks.tolist()]
         self._looked = until
@@ -273,6 +273,20 @@ class _Judge:
         self.quiet_from = max(self.quiet_from, c.at)
         self.rejected = []
         return c.peak
+
+
+def _moving_sum(x: np.ndarray, size: int) -> np.ndarray:
+    """Sums of `size` neighbours, (n,) → (n − size + 1,), from sums of 1, 2, 4, …: each the same tree of additions."""
+    n = len(x) - size + 1
+    total, done, length = np.zeros(n), 0, 1
+    while True:
+        if size & length:
+            total += x[done : done + n]
+            done += length
+        length *= 2
+        if length > size:
+            return total
+        x = x[: len(x) - length // 2] + x[length // 2 :]
 
 
 class _Filter(NamedTuple):
