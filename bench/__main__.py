@@ -91,6 +91,32 @@ def scores(runs: Path) -> None:
     write_json(Path(__file__).parent / "results" / "benchecg.json", {"rows": rows, "note": note})
 
 
+@main.command("qrs")
+@click.option(
+    "--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Holds mitdb/."
+)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write counts and scores here.")
+@click.option("--only", default="", help="Detectors whose name contains this text.")
+@click.option("--clean", is_flag=True, help="Without the rounds under synthetic noise.")
+def score_qrs(data: Path, out: Path | None, only: str, clean: bool) -> None:
+    """Score the QRS detector and its peers on the MIT-BIH Arrhythmia Database: some 12 minutes, nearly all of them in xqrs."""
+    from bench import qrs
+    from bench.readme import qrs_table
+    from xecg.errors import DataMissing
+    from xecg.io.atomic import write_json
+
+    try:
+        records = qrs.load(data)
+    except DataMissing as error:
+        raise click.ClickException(str(error)) from None
+    detectors = [name for name in qrs.DETECTORS if only in name]
+    result = qrs.evaluate(records, detectors=detectors, conditions=qrs.CONDITIONS[:1] if clean else qrs.CONDITIONS)
+    click.echo(qrs_table(result))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+
+
 @main.command()
 def readme() -> None:
     """Write the tables of README from the JSON under bench/results."""

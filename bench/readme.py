@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.registry import SUITES
 
-__all__ = ["README", "rendered"]
+__all__ = ["README", "qrs_table", "rendered"]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -90,8 +90,39 @@ def _gain(row: dict[str, Any] | None) -> str:
     return "" if row is None else f"{row['value']:+.3f} [{row['interval'][0]:+.3f}, {row['interval'][1]:+.3f}]"
 
 
+def qrs_table(result: dict[str, Any]) -> str:
+    """Gross scores of every detector: clean in each way of counting, then DS2 apart, then under each synthetic noise."""
+    lines = [
+        "| signal | detector | Se ±75 ms | PPV ±75 ms | F1 ±75 ms | F1 ±10 ms | F1 ±150 ms | error at ±75 ms, mean (sd) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        what = row["noise"] if row["snr_db"] is None else f"{row['noise']}, {row['snr_db']:g} dB"
+        for part, name in (("gross", what), ("ds2", f"{what}, DS2")):
+            if row["variant"] == "full" or (part == "gross" and row["noise"] == "clean"):
+                signal = name if row["variant"] == "full" else f"{name}, {row['variant']}"
+                if part == "gross" or row["noise"] == "clean":
+                    groups.setdefault((signal, row["detector"], part), {})[row["tolerance_ms"]] = row[part]
+    order = list(dict.fromkeys(signal for signal, _, _ in groups))
+    for (signal, detector, _), at in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
+        near, mid, far = (at[ms] for ms in (10, 75, 150))
+        figures = [mid["sensitivity"], mid["ppv"], mid["f1"], near["f1"], far["f1"]]
+        cells = " | ".join("" if value is None else f"{value:.4f}" for value in figures)
+        error = "" if mid["mean_ms"] is None else f"{mid['mean_ms']:+.1f} ({mid['sd_ms']:.1f}) ms"
+        lines.append(f"| {signal} | {detector} | {cells} | {error} |")
+    cost = ", ".join(f"{name} {value:.0f}" for name, value in result["cost_us_per_second_of_signal"].items())
+    note = (
+        f"{len(result['records'])} records of MIT-BIH, first lead; all noise is synthetic. xecg decides a beat at most "
+        f"{result['delay_ms']:.0f} ms after it; the others see the whole record. CPU time in µs for a second of signal: "
+        f"{cost}. On {result['machine']}.\n"
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **dict.fromkeys(SUITES, _suite),
     "benchecg": _benchecg,
     "proof": _proof,
+    "qrs": qrs_table,
 }
