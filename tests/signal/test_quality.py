@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from xecg.signal import STANDARD_LEADS, Recording, simulate
+from xecg.signal import STANDARD_LEADS, Recording, quality, simulate
 from xecg.signal.quality import assess
 
 GOOD = simulate.ecg(seed=3, rate_hz=500, axis_deg=45, noise=1.0)
@@ -133,3 +133,36 @@ def test_tiny_recordings_are_judged(shape: tuple[int, int]) -> None:
 
 def test_nothing_valid_abstains() -> None:
     assert assess(changed(np.zeros((12, 5000)), np.zeros((12, 5000), dtype=bool))).abstain
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 100, 5000])
+def test_range_is_that_of_the_percentiles(samples: int) -> None:
+    x = np.random.Generator(np.random.PCG64(samples)).standard_normal((5, samples)).astype(np.float32)
+    high, low = np.percentile(x, [99, 1], axis=1)
+    assert quality._range(x, np.ones(x.shape, dtype=bool)) == pytest.approx(np.median(high - low), rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [100.0, 257.0, 500.0])
+def test_windows_are_those_of_the_plain_spectrum(rate: float) -> None:
+    """Noise that some windows pass and some do not, mains in one lead, a flat stretch in another, gaps in a third."""
+    rng, size = np.random.Generator(np.random.PCG64(5)), round(rate)
+    t = np.arange(20 * size) / rate
+    x = np.sin(2 * np.pi * 8 * t) + rng.uniform(0.05, 1.5, (4, 20)).repeat(size, axis=1) * rng.standard_normal(
+        (4, len(t))
+    )
+    x[1] += 9 * np.sin(2 * np.pi * min(50.0, 0.49 * rate) * t)
+    x[2, : 3 * size] = 0.3
+    x, mask = x.astype(np.float32), np.ones(x.shape, dtype=bool)
+    mask[3, : 2 * size], mask[3, 5 * size : 5 * size + size // 10] = False, False
+    flat, noise, mains = quality._windows(x, mask, rate)
+    w, m = np.where(mask, x, 0).reshape(4, 20, size), mask.reshape(4, 20, size)
+    power = np.abs(np.fft.rfft((w - w.mean(2, keepdims=True)) * np.hanning(size), axis=2)) ** 2
+    hz, used, still = np.fft.rfftfreq(size, 1 / rate), m.mean(2) >= 0.8, np.ptp(w, axis=2) < 0.01
+    near = [np.abs(hz - f) <= 2 for f in (50, 60)]
+    ecg, above = (power[..., k].sum(2) for k in ((hz >= 1) & (hz <= 40), (hz > 40) & ~near[0] & ~near[1]))
+    hum = np.maximum(*(power[..., n].sum(2) for n in near))
+    np.testing.assert_allclose(flat, (still & used).sum(1) / used.sum(1))
+    np.testing.assert_allclose(noise, ((above > 0.25 * ecg) & ~still & used).sum(1) / used.sum(1))
+    np.testing.assert_array_equal(mains, (hum * used).sum(1) > (ecg * used).sum(1))
+    assert flat[2] == 3 / 20 and mains[1] and not mains[0] and used[3].sum() == 18
+    assert rate == 100 or 0 < noise[0] < 1

@@ -314,9 +314,15 @@ def _clearest(x: np.ndarray, rate_hz: float) -> int:
     """
     from scipy import signal
 
-    y = signal.sosfilt(_band_pass(_BAND_HZ, float(rate_hz)).sos, np.where(np.isfinite(x), x, 0.0), axis=1)
-    square = y * y
-    power = square.mean(axis=1)
-    fourth = (square * square).mean(axis=1)
-    peaked = np.where(power > _FLOOR_MV**2, fourth / np.maximum(power, _FLOOR_MV**2) ** 2 - 3, -3.0)  # of noise: 0
-    return int((peaked >= min(_CLEAR, peaked.max())).argmax())
+    sos, best, chosen = _band_pass(_BAND_HZ, float(rate_hz)).sos, -np.inf, 0
+    for lead, row in enumerate(x):
+        square = signal.sosfilt(sos, np.where(np.isfinite(row), row, 0.0)) ** 2
+        power = square.mean()
+        peaked = (
+            float(np.dot(square, square) / len(square) / power**2) - 3 if power > _FLOOR_MV**2 else -3.0
+        )  # of noise: 0
+        if peaked >= _CLEAR:
+            return lead
+        if peaked > best:
+            best, chosen = peaked, lead
+    return chosen
