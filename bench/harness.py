@@ -18,6 +18,8 @@ __all__ = ["Bench", "Ceilings", "Measure", "ceilings", "measure", "value_row"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _SLOW_S = 2.0
+_SHORT_S = 0.02
+_TURN_CALLS = 4
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,23 @@ class Ceilings:
     copy: float
 
 
-def _cpu_time(f: Callable[[], object]) -> tuple[float, float]:
+def _cpu_time(f: Callable[[], object], repeats: int = 1) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
-    f()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    for _ in range(repeats):
+        f()
+    return (time.perf_counter() - wall) / repeats, (time.process_time() - cpu) / repeats
+
+
+def _least(*times: tuple[float, float]) -> tuple[float, float]:
+    return min(t[0] for t in times), min(t[1] for t in times)
 
 
 def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
     """(wall, CPU) minima of each function, run in turns until each had its share of `seconds` and five turns.
 
-    Short functions are repeated inside a turn. One that takes longer than `_SLOW_S` has two turns in all.
+    A turn of a short function is `_TURN_CALLS` measurements, so that each side finds its own data where its previous call left them,
+    as in a loop, and not what the other side left; the shortest functions are repeated inside a measurement. A function that takes
+    longer than `_SLOW_S` has two turns in all.
     """
     repeats, turns, best = {}, {}, {}
     for name, f in functions.items():
@@ -100,9 +109,8 @@ def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[s
         for name, f in functions.items():
             if rounds >= turns[name] and best[name][0] >= _SLOW_S:
                 continue
-            n = repeats[name]
-            wall, cpu = _cpu_time(lambda f=f, n=n: [f() for _ in range(n)])  # type: ignore[misc]
-            best[name] = (min(best[name][0], wall / n), min(best[name][1], cpu / n))
+            calls = _TURN_CALLS if best[name][0] < _SHORT_S else 1
+            best[name] = _least(best[name], *(_cpu_time(f, repeats[name]) for _ in range(calls)))
         rounds += 1
     return best
 

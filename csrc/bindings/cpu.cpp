@@ -8,9 +8,38 @@
 #include "../cpu/arena.h"
 #include "../cpu/pool.h"
 #include "../cpu/table.h"
+#include "cpu_steps.h"
 
 namespace py = pybind11;
 using namespace xecg;
+
+// Work of fewer channel-steps, multiply-adds, is not worth waking a second thread.
+constexpr int64_t conv1d_grain = 1 << 15, slstm_grain = 1 << 18, mlstm_grain = 1 << 17;
+
+static int64_t slstm_task_grain(const SlstmShape& s, int64_t tasks) {
+    return 1 + slstm_grain * tasks / (s.B * s.H * s.T * s.D * (4 * s.D + 64) + 1);
+}
+
+void bindings::run(const Conv1dForward& a) {
+    const Conv1dShape& s = a.shape;
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t tasks = k.conv1d_forward_tasks(s), grain = 1 + conv1d_grain * tasks / (s.B * s.C * s.T + 1);
+    parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.conv1d_forward(a, lo, hi); });
+}
+
+void bindings::run(const SlstmForward& a) {
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    const int64_t tasks = k.slstm_tasks(a.shape);
+    parallel_for(tasks, slstm_task_grain(a.shape, tasks), [&](int64_t lo, int64_t hi) { k.slstm_forward(a, lo, hi); });
+}
+
+void bindings::run(const MlstmStep& a) {
+    py::gil_scoped_release free;
+    const KernelTable& k = kernels();
+    parallel_for(a.B * a.H, 1 + mlstm_grain / (a.DK * a.DV + 1), [&](int64_t lo, int64_t hi) { k.mlstm_step(a, lo, hi); });
+}
 
 namespace {
 
@@ -24,9 +53,6 @@ T* at(Address address) {
 Conv1dShape conv1d_shape(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype) {
     return Conv1dShape{B, T, C, K, at<const int64_t>(lengths), reverse, silu, DType(dtype)};
 }
-
-// Work below this many channel-steps is not worth waking a second thread.
-constexpr int64_t conv1d_grain = 1 << 15;
 
 void conv1d_forward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype, Address x,
                     int64_t x_b, int64_t x_t, Address weight, Address bias, Address state_in, Address y, int64_t y_b, int64_t y_t,
@@ -42,10 +68,7 @@ void conv1d_forward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths,
                           y_b,
                           y_t,
                           at<float>(state_out)};
-    py::gil_scoped_release free;
-    const KernelTable& k = kernels();
-    const int64_t tasks = k.conv1d_forward_tasks(a.shape), grain = 1 + conv1d_grain * tasks / (B * C * T + 1);
-    parallel_for(tasks, grain, [&](int64_t lo, int64_t hi) { k.conv1d_forward(a, lo, hi); });
+    bindings::run(a);
 }
 
 void conv1d_backward(int64_t B, int64_t T, int64_t C, int64_t K, Address lengths, bool reverse, bool silu, int dtype, Address x,
@@ -274,12 +297,6 @@ void frontend_stream(const std::array<int64_t, 4>& sizes, Address slots, Address
     });
 }
 
-constexpr int64_t slstm_grain = 1 << 18;  // multiply-adds
-
-int64_t slstm_task_grain(const SlstmShape& s, int64_t tasks) {
-    return 1 + slstm_grain * tasks / (s.B * s.H * s.T * s.D * (4 * s.D + 64) + 1);
-}
-
 void slstm_pack(Address R, int64_t H, int64_t D, bool transposed, Address packed) {
     py::gil_scoped_release free;
     const KernelTable& k = kernels();
@@ -311,10 +328,7 @@ void slstm_forward(int64_t B, int64_t T, int64_t H, int64_t D, Address lengths, 
                          y_t,
                          y_h,
                          tape};
-    py::gil_scoped_release free;
-    const KernelTable& k = kernels();
-    const int64_t tasks = k.slstm_tasks(shape);
-    parallel_for(tasks, slstm_task_grain(shape, tasks), [&](int64_t lo, int64_t hi) { k.slstm_forward(a, lo, hi); });
+    bindings::run(a);
 }
 
 // One step: x (B, 4, H, D), y (B, H, D) contiguous.
@@ -348,8 +362,6 @@ MlstmShape mlstm_shape(const std::array<int64_t, 5>& sizes, Address lengths, boo
     const auto [B, T, H, DK, DV] = sizes;
     return MlstmShape{B, T, H, DK, DV, at<const int64_t>(lengths), reverse, sig, scale, eps, chunk, DType(dtype)};
 }
-
-constexpr int64_t mlstm_grain = 1 << 17;  // multiply-adds
 
 int64_t mlstm_task_grain(const MlstmShape& s) { return 1 + mlstm_grain / ((s.T + 1) * (s.DK + 1) * (s.DV + 1)); }
 
@@ -428,10 +440,7 @@ void mlstm_step(int64_t B, int64_t H, int64_t DK, int64_t DV, bool sig, float sc
                       at<float>(n),
                       at<float>(m),
                       at<void>(out)};
-    py::gil_scoped_release free;
-    const KernelTable& table = kernels();
-    const int64_t grain = 1 + mlstm_grain / (DK * DV + 1);
-    parallel_for(B * H, grain, [&](int64_t lo, int64_t hi) { table.mlstm_step(a, lo, hi); });
+    bindings::run(a);
 }
 
 }  // namespace
@@ -455,6 +464,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("frontend", &frontend);
     m.def("frontend_stream", &frontend_stream);
     m.attr("slstm_max_units") = slstm_max_units;
+    m.attr("slstm_pack_rows") = slstm_pack_rows;
     m.def("slstm_packed_size", [](int64_t H, int64_t D) { return kernels().slstm_packed_size(H, D); });
     m.def("slstm_reads_plain", [](int64_t D) { return kernels().slstm_reads_plain(D); });
     m.def("slstm_pack", &slstm_pack);
@@ -464,4 +474,5 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("mlstm_forward", &mlstm_forward);
     m.def("mlstm_backward", &mlstm_backward);
     m.def("mlstm_step", &mlstm_step);
+    bindings::define_steps(m);
 }

@@ -14,6 +14,7 @@
 namespace xecg {
 
 constexpr int64_t slstm_max_units = 512;
+constexpr int64_t slstm_pack_rows = 512;  // with fewer rows, copying R into panels costs more than the panels save
 
 struct SlstmShape {
     int64_t B, T, H, D;

@@ -16,6 +16,7 @@ constexpr int slstm_tile = 16;                                   // batch rows o
 constexpr int slstm_row = int(slstm_max_units) + 16;             // floats between rows of scratch, off the powers of two
 constexpr int64_t slstm_long = 8;                                // steps
 constexpr int slstm_max_rows = n_registers == 32 ? 8 : 6;        // rows of one register block
+constexpr int slstm_few_rows = 2;                                // so few go through all blocks before their gates
 constexpr int slstm_four_gate_rows = n_registers == 32 ? 6 : 2;  // at most so many rows keep four vectors each in registers
 
 inline int64_t slstm_blocks(int64_t D) { return (D + W - 1) / W; }
@@ -74,6 +75,50 @@ inline void product(int64_t rows, const float* a, int64_t K, const float* b, int
         }
         a += here * A, out += here * out_r, left -= here;
     }
+}
+
+// One or two rows: the chains of several blocks run side by side, or each product would wait for the one before it; R is read in
+// longer stretches, too. Gate g of block j lies at b + g * b_gate + j * b_block; sums of a block at out + j * out_block.
+template <int rows, int blocks, int A>
+inline void product_few(const float* a, int64_t K, const float* b, int64_t b_gate, int64_t b_in, int64_t b_block, float* out,
+                        int64_t out_block) {
+    vec acc[rows][blocks][4];
+    XECG_UNROLL
+    for (int r = 0; r < rows; ++r) XECG_UNROLL
+    for (int j = 0; j < blocks; ++j) XECG_UNROLL
+    for (int g = 0; g < 4; ++g) acc[r][j][g] = zero();
+    for (int64_t k = 0; k < K; ++k, b += b_in) {
+        vec as[rows];
+        XECG_UNROLL
+        for (int r = 0; r < rows; ++r) as[r] = set1(a[r * A + k]);
+        XECG_UNROLL
+        for (int g = 0; g < 4; ++g) XECG_UNROLL
+        for (int j = 0; j < blocks; ++j) {
+            const vec w = load(b + g * b_gate + j * b_block);
+            XECG_UNROLL
+            for (int r = 0; r < rows; ++r) acc[r][j][g] = fma(as[r], w, acc[r][j][g]);
+        }
+    }
+    XECG_UNROLL
+    for (int r = 0; r < rows; ++r) XECG_UNROLL
+    for (int j = 0; j < blocks; ++j) XECG_UNROLL
+    for (int g = 0; g < 4; ++g) store(out + j * out_block + (r * 4 + g) * W, acc[r][j][g]);
+}
+
+// All blocks of one or two rows; raw holds [block][slstm_few_rows][gate][W].
+template <int A>
+inline void products_few(int64_t rows, const float* a, int64_t D, const float* R, int64_t b_gate, int64_t b_in, int64_t b_block,
+                         float* raw) {
+    constexpr int side = n_registers == 32 ? 4 : 2, of_two = side / 2;  // blocks whose sums fit in registers
+    const int64_t blocks = (D + W - 1) / W, out_block = slstm_few_rows * 4 * W;
+    int64_t j = 0;
+    for (; rows == 1 && j + side <= blocks; j += side)
+        product_few<1, side, A>(a, D, R + j * b_block, b_gate, b_in, b_block, raw + j * out_block, out_block);
+    for (; rows == 2 && j + of_two <= blocks; j += of_two)
+        product_few<2, of_two, A>(a, D, R + j * b_block, b_gate, b_in, b_block, raw + j * out_block, out_block);
+    for (; j < blocks; ++j)
+        rows == 1 ? product_few<1, 1, A>(a, D, R + j * b_block, b_gate, b_in, b_block, raw + j * out_block, out_block)
+                  : product_few<2, 1, A>(a, D, R + j * b_block, b_gate, b_in, b_block, raw + j * out_block, out_block);
 }
 
 // R needs no packing when its rows are whole vectors; packing pays when panels are read often.
@@ -219,7 +264,8 @@ inline void slstm_forward_tile(const SlstmForward& a, int64_t head, int64_t firs
     alignas(64) float h[2][slstm_tile * slstm_row];
     alignas(64) float state[slstm_tile * 3 * slstm_row];
     alignas(64) float input[slstm_tile * 4 * slstm_row];
-    alignas(64) float raw[slstm_tile * 4 * W];
+    constexpr int few = slstm_few_rows * 4 * slstm_row, tile = slstm_tile * 4 * W;
+    alignas(64) float raw[few > tile ? few : tile];
     SlstmRow rows[slstm_tile];
     rows[0].length = 0;
     const int64_t count = slstm_rows(s, first, head, rows);
@@ -237,18 +283,21 @@ inline void slstm_forward_tile(const SlstmForward& a, int64_t head, int64_t firs
         const float* h_old = h[t & 1];
         float* h_new = h[(t + 1) & 1];
         slstm_load_input<T>(a, rows, active, t, head, input);
+        const bool is_few = active <= slstm_few_rows;
+        if (is_few) products_few<slstm_row>(active, h_old, s.D, R, b_gate, b_in, b_block, raw);
         for (int64_t u = 0; u < s.D; u += W) {
-            product<4, slstm_row>(active, h_old, s.D, R + u / W * b_block, b_gate, b_in, raw, 4 * W);
+            if (!is_few) product<4, slstm_row>(active, h_old, s.D, R + u / W * b_block, b_gate, b_in, raw, 4 * W);
+            const float* sums = is_few ? raw + u * slstm_few_rows * 4 : raw;
             const float* in = input + u * slstm_tile * 4;
             float* block = state + u * slstm_tile * 3;
             const int64_t n = min_of(W, s.D - u);
             for (int64_t r = 0; r < active; ++r) {
                 const int64_t at = r * slstm_row + u;
                 if (n == W)
-                    slstm_gates<true, taped, T>(a, rows[r], t, head, u, n, in + r * 4 * W, raw + r * 4 * W, block + r * 3 * W,
+                    slstm_gates<true, taped, T>(a, rows[r], t, head, u, n, in + r * 4 * W, sums + r * 4 * W, block + r * 3 * W,
                                                 h_old + at, h_new + at);
                 else
-                    slstm_gates<false, taped, T>(a, rows[r], t, head, u, n, in + r * 4 * W, raw + r * 4 * W, block + r * 3 * W,
+                    slstm_gates<false, taped, T>(a, rows[r], t, head, u, n, in + r * 4 * W, sums + r * 4 * W, block + r * 3 * W,
                                                  h_old + at, h_new + at);
             }
         }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xecg.errors import ShapeError
 
-__all__ = ["fail", "like", "lengths_of", "tensor"]
+__all__ = ["fail", "like", "lengths_of", "one_step", "tensor"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -59,3 +59,8 @@ def lengths_of(op: str, lengths: Tensor | None, batch: int, steps: int, beside: 
         else:
             torch._assert_async(inside)
     return lengths.to(device=beside.device, dtype=torch.int64)
+
+
+def one_step(x: Tensor) -> Tensor:
+    """x with a time dimension of one step after the first; what is no tensor comes back, for `tensor` to refuse."""
+    return x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() > 0 else x

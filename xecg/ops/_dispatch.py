@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from xecg.errors import BackendError
+from xecg.ops import _native
 
-__all__ = ["backends", "pick", "use_backend"]
+__all__ = ["backends", "pick", "quick_step", "use_backend"]
 
 _NAMES = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
@@ -95,3 +97,30 @@ def backends(
     device = torch.device(device)
     order = _FASTEST_FIRST.get(device.type, ("reference",))
     return {name: _refusal(name, op, device, dtype, sizes) for name in (*order, *(n for n in _NAMES if n not in order))}
+
+
+_QUICK_OPS = ("mlstm", "slstm", "causal_conv1d")
+_quick: dict[str, Callable[..., bool]] | None = None
+
+
+def _find_quick() -> dict[str, Callable[..., bool]]:
+    module, _ = _native.load("_cpu")
+    wrote = getattr(torch._C, "_increment_version", None)
+    if module is None or wrote is None or not module.learn_tensors(torch.Tensor, torch.nn.Parameter, wrote):
+        return {}
+    return {op: getattr(module, f"{OPS[op]}_step_of_tensors") for op in _QUICK_OPS}
+
+
+def quick_step(op: str, *arguments: Any) -> bool:
+    """Whether the compiled step of `op` that checks and runs in one call served this one (csrc/bindings/cpu_steps.cpp).
+
+    False, with nothing touched, where it does not: the call is wrong, of another kind than float32 on the CPU, meant for another
+    backend, or torch has to see it.
+    """
+    global _quick
+    if torch.compiler.is_compiling() or _forced not in (None, "cpu") or torch._C._len_torch_dispatch_stack():
+        return False
+    if _quick is None:
+        _quick = _find_quick()
+    step = _quick.get(op)
+    return step is not None and step(*arguments)

@@ -51,7 +51,9 @@ def causal_conv1d_step(
     x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, *, activation: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """One time step: x (B, C) and state (B, K−1, C) → y (B, C) and the new state. Arguments and errors as `causal_conv1d`."""
-    y, new = causal_conv1d(x.unsqueeze(1), weight, bias, activation=activation, initial_state=state, return_state=True)
+    y, new = causal_conv1d(
+        _check.one_step(x), weight, bias, activation=activation, initial_state=state, return_state=True
+    )
     return y.squeeze(1), new
 
 
@@ -68,7 +70,10 @@ def causal_conv1d_step_(
 
     Returns `out`, which is allocated only when it is not given. Errors as `causal_conv1d`.
     """
-    _check_call(x.unsqueeze(1), weight, bias, activation, state, None)
+    served = out is not None and activation in (None, "silu")
+    if served and _dispatch.quick_step(_OP, x, weight, bias, state, out, activation == "silu"):
+        return out  # type: ignore[return-value]
+    _check_call(_check.one_step(x), weight, bias, activation, state, None)
     if state.dtype != _state_type(x.dtype) or not state.is_contiguous():
         _check.fail(_OP, "state", f"{state.dtype} with strides {state.stride()}", f"{_state_type(x.dtype)}, contiguous")
     out = torch.empty_like(x) if out is None else out

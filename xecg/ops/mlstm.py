@@ -80,7 +80,7 @@ def mlstm_step(
 ) -> tuple[Tensor, MLSTMState]:
     """One time step: q, k (B, H, DK), v (B, H, DV), i, f (B, H) and a state → h (B, H, DV) and the new state. As `mlstm`."""
     h, new = mlstm(
-        *(t.unsqueeze(1) for t in (q, k, v, i, f)),
+        *(_check.one_step(t) for t in (q, k, v, i, f)),
         initial_state=state,
         gate=gate,
         scale=scale,
@@ -104,7 +104,10 @@ def mlstm_step_(
     out: Tensor | None = None,
 ) -> Tensor:
     """`mlstm_step` that overwrites the three state tensors and writes h into `out` (allocated only when not given); no gradient."""
-    one = [t.unsqueeze(1) for t in (q, k, v, i, f)]
+    served = out is not None and gate in ("exp", "sig") and len(state) == 3
+    if served and _dispatch.quick_step(_OP, q, k, v, i, f, *state, out, gate == "sig", scale, eps):
+        return out  # type: ignore[return-value]
+    one = [_check.one_step(t) for t in (q, k, v, i, f)]
     _check_call(one[0], one[1], one[2], one[3], one[4], state, None, gate, None)
     for name, t in zip(MLSTMState._fields, state):
         if t.dtype != _state_type(v.dtype) or not t.is_contiguous():

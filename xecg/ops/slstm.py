@@ -59,7 +59,7 @@ def slstm_step(
     x: Tensor, R: Tensor, b: Tensor, state: SLSTMState | tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, SLSTMState]:
     """One time step: x (B, 4, H, D) and a state → h (B, H, D) and the new state. Arguments and errors as `slstm`."""
-    h, new = slstm(x.unsqueeze(1), R, b, initial_state=state, return_state=True)
+    h, new = slstm(_check.one_step(x), R, b, initial_state=state, return_state=True)
     return h.squeeze(1), new
 
 
@@ -72,7 +72,9 @@ def slstm_step_(
     out: Tensor | None = None,
 ) -> Tensor:
     """`slstm_step` that overwrites the four state tensors and writes h into `out` (allocated only when not given); no gradient."""
-    _check_call(x.unsqueeze(1), R, b, state, None)
+    if out is not None and len(state) == 4 and _dispatch.quick_step(_OP, x, R, b, *state, out):
+        return out
+    _check_call(_check.one_step(x), R, b, state, None)
     for name, t in zip(SLSTMState._fields, state):
         if not t.is_contiguous():
             _check.fail(_OP, name, f"strided {t.stride()}", "contiguous memory")

@@ -10,9 +10,6 @@ from xecg.ops.cpu import DTYPES, native, why_not
 
 __all__ = ["backward", "forward", "refusal", "step_"]
 
-# With fewer rows than this, copying R into panels costs more than the panels save.
-_PACK_ROWS = 512
-
 
 def refusal(device: torch.device, dtype: torch.dtype, *, d: int = 1) -> str:
     """Why this kernel cannot serve such a call, or ""."""
@@ -44,7 +41,8 @@ def _packed(R: Tensor, *, transposed: bool = False) -> Tensor:
 
 def _panels(R: Tensor, rows: int) -> Tensor | None:
     """Panels, or None where the kernel had better read R as it is. Never kept: R may change unseen between two calls."""
-    return None if rows < _PACK_ROWS and native().slstm_reads_plain(R.shape[-1]) else _packed(R)
+    plain = rows < native().slstm_pack_rows and native().slstm_reads_plain(R.shape[-1])
+    return None if plain else _packed(R)
 
 
 def _run(

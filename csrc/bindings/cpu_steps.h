@@ -1,0 +1,17 @@
+// What cpu.cpp and cpu_steps.cpp share: kernels run on the pool with the GIL released.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "../common/conv1d.h"
+#include "../common/mlstm.h"
+#include "../common/slstm.h"
+
+namespace xecg::bindings {
+
+void run(const Conv1dForward& a);
+void run(const MlstmStep& a);
+void run(const SlstmForward& a);
+
+void define_steps(pybind11::module_& m);
+
+}  // namespace xecg::bindings

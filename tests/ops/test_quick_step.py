@@ -1,0 +1,185 @@
+"""In-place steps that check and run in one compiled call: same bits, same errors, same news to autograd as the general way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from xecg import ops
+from xecg.errors import ShapeError
+from xecg.ops import _dispatch
+
+pytestmark = pytest.mark.skipif(
+    not _dispatch._find_quick(), reason="this torch does not describe its tensors to C code"
+)
+
+B, H, D = 3, 2, 16
+Call = Callable[..., Tensor]
+
+
+def _mlstm() -> tuple[Call, dict[str, Any]]:
+    q, k, v = torch.randn(3, B, H, D)
+    i, f = torch.randn(2, B, H)
+    state = ops.MLSTMState(torch.randn(B, H, D, D), torch.randn(B, H, D), torch.randn(B, H))
+    return ops.mlstm_step_, {"q": q, "k": k, "v": v, "i": i, "f": f, "state": state, "out": torch.empty(B, H, D)}
+
+
+def _slstm() -> tuple[Call, dict[str, Any]]:
+    state = ops.SLSTMState(torch.randn(B, H, D), torch.randn(B, H, D), 1 + torch.rand(B, H, D), torch.randn(B, H, D))
+    x, R, b = torch.randn(B, 4, H, D), torch.randn(4, H, D, D) / 8, torch.randn(4, H, D)
+    return ops.slstm_step_, {"x": x, "R": R, "b": b, "state": state, "out": torch.empty(B, H, D)}
+
+
+def _conv() -> tuple[Call, dict[str, Any]]:
+    x, weight, bias, state = torch.randn(B, D), torch.randn(D, 4), torch.randn(D), torch.randn(B, 3, D)
+    return ops.causal_conv1d_step_, {"x": x, "weight": weight, "bias": bias, "state": state, "out": torch.empty(B, D)}
+
+
+CASES = {"mlstm": _mlstm, "slstm": _slstm, "causal_conv1d": _conv}
+each_op = pytest.mark.parametrize("op", CASES)
+
+
+def _copy(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: type(t)(*(s.clone() for s in t)) if isinstance(t, tuple) else t.clone() for name, t in arguments.items()
+    }
+
+
+def _tensors(arguments: dict[str, Any]) -> list[Tensor]:
+    """The tensors that the step writes."""
+    state = arguments["state"]
+    return [*(state if isinstance(state, tuple) else (state,)), arguments["out"]]
+
+
+def _refuse_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_quick", {})
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What every quick step answered."""
+    answers: list[bool] = []
+
+    def watch(step: Callable[..., bool]) -> Callable[..., bool]:
+        def call(*arguments: object) -> bool:
+            answers.append(step(*arguments))
+            return answers[-1]
+
+        return call
+
+    monkeypatch.setattr(_dispatch, "_quick", {op: watch(step) for op, step in _dispatch._find_quick().items()})
+    return answers
+
+
+@each_op
+def test_quick_step_gives_the_bits_of_the_general_step(
+    op: str, served: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, arguments = CASES[op]()
+    again = _copy(arguments)
+    assert step(**arguments) is arguments["out"]
+    assert served == [True]
+    _refuse_quick(monkeypatch)
+    step(**again)
+    for quick, general in zip(_tensors(arguments), _tensors(again)):
+        assert torch.equal(quick, general)
+
+
+@each_op
+def test_quick_step_takes_views_of_a_wider_projection(
+    op: str, served: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, arguments = CASES[op]()
+    for name in ("q", "k", "v", "x"):
+        if name in arguments:
+            wide = torch.cat((arguments[name], torch.full_like(arguments[name], torch.nan)), -1)
+            arguments[name] = wide[..., :D]
+    again = _copy(arguments)
+    step(**arguments)
+    assert served == [True]
+    _refuse_quick(monkeypatch)
+    step(**again)
+    for quick, general in zip(_tensors(arguments), _tensors(again)):
+        assert torch.equal(quick, general)
+
+
+@each_op
+def test_every_wrong_argument_is_refused_as_without_quick_steps_and_nothing_is_written(op: str) -> None:
+    step, good = CASES[op]()
+    before = _copy(good)
+    for name, t in good.items():
+        parts = t if isinstance(t, tuple) else (t,)
+        for n, part in enumerate(parts):
+            for wrong in (part[..., :-1], part[None], part.double(), part.numpy(), part.to(torch.int32)):
+                value = type(t)(*(wrong if m == n else p for m, p in enumerate(parts))) if parts is t else wrong
+                with pytest.raises(ShapeError):
+                    step(**good | {name: value})
+    for tensor, untouched in zip(_tensors(good), _tensors(before)):
+        assert torch.equal(tensor, untouched) or tensor is good["out"]
+
+
+@each_op
+def test_autograd_hears_that_the_state_was_overwritten(op: str, served: list[bool]) -> None:
+    step, arguments = CASES[op]()
+    kept = _tensors(arguments)[0]
+    weight = torch.ones_like(kept, requires_grad=True)
+    product = (weight * kept).sum()
+    step(**arguments)
+    assert served == [True]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
+
+
+@each_op
+def test_other_types_subclasses_and_backends_take_the_general_way(op: str, served: list[bool]) -> None:
+    class Own(Tensor):
+        pass
+
+    step, arguments = CASES[op]()
+    first = next(iter(arguments))
+    step(**_copy(arguments) | {first: arguments[first].as_subclass(Own)})
+    half = {n: t.bfloat16() if n in ("q", "k", "v", "i", "f", "x", "out") else t for n, t in _copy(arguments).items()}
+    step(**half)
+    assert served == [False, False]
+    with ops.use_backend("reference"):
+        step(**_copy(arguments))
+    assert served == [False, False]
+
+
+@each_op
+def test_a_dispatch_mode_sees_the_step(op: str) -> None:
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    step, arguments = CASES[op]()
+    with Watch():
+        step(**arguments)
+    assert any(f"xecg.{op}_step_" in name for name in seen)
+
+
+@each_op
+def test_no_stream_and_an_absent_bias_are_legal(op: str) -> None:
+    step, arguments = CASES[op]()
+    shared = ("R", "b", "weight", "bias")
+    none = {
+        n: t
+        if n in shared
+        else type(t)(*(s[:0].contiguous() for s in t))
+        if isinstance(t, tuple)
+        else t[:0].contiguous()
+        for n, t in arguments.items()
+    }
+    assert step(**none).shape[0] == 0
+    if op == "causal_conv1d":
+        again = _copy(arguments)
+        plain = step(**arguments | {"bias": None}).clone()
+        torch.testing.assert_close(plain + again["bias"], step(**again))
