@@ -43,6 +43,7 @@ int main(int count, char** arguments) {
         add_frontend_stream_cases(cases, isa);
     }
     add_pool_cases(cases);
+    add_qrs_cases(cases);
     if (count < 2) {
         for (const Case& c : cases) std::printf("%s\n", c.name.c_str());
         return 0;

