@@ -25,20 +25,17 @@ KERNELS = (
     *PRODUCTS,
 )
 POOL = ("pool_every_index", "pool_nested", "pool_concurrent", "pool_forked")
-CASES = [*(f"{name}.{isa}" for isa in ("base", "avx2", "avx512") for name in KERNELS), *POOL]
+QRS = ("qrs_anything", "qrs_beats")
+CASES = [*(f"{name}.{isa}" for isa in ("base", "avx2", "avx512") for name in KERNELS), *POOL, *QRS]
 CASES += [f"{name}.amx" for name in PRODUCTS]  # all else is avx512's
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which("cmake") or not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        pytest.skip("cmake or a C++ compiler is missing")
-    build = tmp_path_factory.mktemp("native")
+def built(build: Path, *options: str) -> Path:
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(build), "-DXECG_TESTS=ON", *generator],
+        ["cmake", "-S", str(ROOT), "-B", str(build), "-DXECG_TESTS=ON", *generator, *options],
         ["cmake", "--build", str(build), "--parallel", str(os.cpu_count() or 1)],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
@@ -46,10 +43,17 @@ def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build / "xecg_tests"
 
 
+@pytest.fixture(scope="module")
+def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("cmake") or not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("cmake or a C++ compiler is missing")
+    return built(tmp_path_factory.mktemp("native"))
+
+
 def test_every_case_of_the_executable_is_run_here(executable: Path) -> None:
     listed = subprocess.run([executable], capture_output=True, text=True, check=True).stdout.split()
     assert set(listed) <= set(CASES)
-    assert set(POOL) <= set(listed) and {f"{name}.base" for name in KERNELS} <= set(listed)
+    assert {*POOL, *QRS} <= set(listed) and {f"{name}.base" for name in KERNELS} <= set(listed)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -59,3 +63,18 @@ def test_case(executable: Path, case: str) -> None:
         pytest.skip(f"this machine has no {case.rpartition('.')[2]}")
     done = subprocess.run([executable, case], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ARM64 = ("aarch64-linux-gnu-g++", "qemu-aarch64-static")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("cmake", *ARM64))), reason=f"needs cmake, {' and '.join(ARM64)}")
+def test_the_base_level_runs_on_arm64(tmp_path: Path) -> None:
+    compiler, emulator = ARM64
+    target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}")
+    tests = [emulator, str(built(tmp_path, *target, "-DCMAKE_EXE_LINKER_FLAGS=-static"))]
+    listed = subprocess.run(tests, capture_output=True, text=True, check=True).stdout.split()
+    assert {f"{name}.base" for name in KERNELS} <= set(listed) and not any("avx" in case for case in listed)
+    for case in listed:
+        done = subprocess.run([*tests, case], capture_output=True, text=True, timeout=600)
+        assert done.returncode in (0, 77), f"{case}: {done.stdout}{done.stderr}"

@@ -54,8 +54,8 @@ void beats() {
 }  // namespace
 
 void add_qrs_cases(std::vector<Case>& cases) {
-    cases.push_back({"qrs.anything", anything});
-    cases.push_back({"qrs.beats", beats});
+    cases.push_back({"qrs_anything", anything});
+    cases.push_back({"qrs_beats", beats});
 }
 
 }  // namespace xecg::tests
