@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Bench", "Ceilings", "Measure", "ceilings", "measure", "value_row"]
+__all__ = ["ROOT", "Bench", "Ceilings", "Measure", "ceilings", "measure", "set_threads", "speedup", "value_row"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _SLOW_S = 2.0
@@ -115,6 +115,20 @@ def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[s
     return best
 
 
+def speedup(run: Callable[[], object], threads: int, *, seconds: float = 2.0) -> float:
+    """Wall time of `run` on one thread over that on `threads`."""
+
+    def on(n: int) -> Callable[[], None]:
+        def turn() -> None:
+            set_threads(n)
+            run()
+
+        return turn
+
+    best = minima({"one": on(1), "many": on(threads)}, seconds)
+    return best["one"][0] / best["many"][0]
+
+
 def ceilings(threads: int) -> Ceilings:
     """Measured with PyTorch's own matrix product and copy on this many threads; wall time, so that threads count."""
     torch.set_num_threads(threads)
@@ -146,8 +160,7 @@ def commit() -> str:
 
 def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0) -> dict[str, Any]:
     """Check, time and score one entry; the row's fields are those of every result file."""
-    torch.set_num_threads(bench.threads)
-    _set_own_threads(bench.threads)
+    set_threads(bench.threads)
     bench.check()
     best = minima({"xecg": bench.run, **bench.peers}, seconds)
     clock = 1 if bench.threads == 1 else 0  # CPU time is the work of all threads: with several, wall time decides
@@ -185,8 +198,7 @@ def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0) -> dict[str
 
 def value_row(measured: Measure) -> dict[str, Any]:
     """Take one value and score it; the fields are those of a timed row that have a meaning here, with `value` and `unit`."""
-    torch.set_num_threads(measured.threads)
-    _set_own_threads(measured.threads)
+    set_threads(measured.threads)
     value = measured.run()
     met = None
     if measured.bar is not None:
@@ -216,7 +228,9 @@ def _provenance() -> dict[str, str]:
     }
 
 
-def _set_own_threads(n: int) -> None:
+def set_threads(n: int) -> None:
+    """For torch and for our own kernels."""
+    torch.set_num_threads(n)
     os.environ["XECG_NUM_THREADS"] = str(n)
     try:
         from xecg import _cpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.harness import Bench
+from bench.harness import ROOT, Bench, Measure, speedup
 from xecg import ops
 
 __all__ = ["entries"]
@@ -59,9 +61,9 @@ def _peers(inputs: list[Tensor]) -> dict[str, Callable[..., Any]]:
     return found
 
 
-def entries() -> list[Bench]:
-    """Forward, forward + backward, and steps of many streams."""
-    made = []
+def entries() -> list[Bench | Measure]:
+    """Forward, forward + backward, and steps of many streams; two threads over one; memory."""
+    made: list[Bench | Measure] = []
     for (B, T, D), forward, both in _SHAPES:
         inputs = _inputs(B, T, D)
         heads_first = [t.transpose(1, 2).contiguous() for t in inputs]
@@ -115,7 +117,52 @@ def entries() -> list[Bench]:
         *made,
         *(_bfloat16(*sizes) for sizes, _, _ in _SHAPES),
         *(_step(B, D) for B in (1, 256, 2000) for D in (32, 64)),
+        _threads(8, 1000, 128),
+        _memory(),
     ]
+
+
+def _threads(B: int, T: int, D: int) -> Measure:
+    inputs = _inputs(B, T, D)
+    return Measure(
+        id=f"mlstm.threads.{B}:{T}:{D}", op="mlstm", shape=f"{B}:{T}:{D}", unit="x one thread, on two", threads=2,
+        run=lambda: speedup(lambda: ops.mlstm(*inputs), 2), bar=1.8, aim=1.9,
+    )  # fmt: skip
+
+
+# Growth of the peak over a process that has loaded and run everything once, by the bytes of q, k, v, i, f and h.
+_PEAK = """
+import torch
+from xecg import ops
+
+def status(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+def train(T):
+    q, k, v = (torch.rand(1, T, 4, 64, requires_grad=True) for _ in range(3))
+    i, f = (torch.rand(1, T, 4, requires_grad=True) for _ in range(2))
+    h = ops.mlstm(q, k, v, i, f)
+    h.backward(torch.ones_like(h))
+    return sum(4 * t.numel() for t in (q, k, v, i, f, h))
+
+train(100)
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+plain = train(30000)
+print(plain, status("VmHWM") - before)
+"""
+
+
+def _memory() -> Measure:
+    def run() -> float:
+        done = subprocess.run([sys.executable, "-c", _PEAK], cwd=ROOT, capture_output=True, text=True, check=True)
+        plain, grown = map(int, done.stdout.split())
+        return grown / plain
+
+    return Measure(
+        id="mlstm.memory.1:30000:64", op="mlstm", shape="1:30000:64", unit="x inputs and output, with all gradients",
+        run=run, bar=3.0, aim=2.0, at_most=True,
+    )  # fmt: skip
 
 
 def _bfloat16(B: int, T: int, D: int) -> Bench:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bench.harness import Bench
+from bench.harness import Bench, Measure, speedup
 from xecg import ops
 
 __all__ = ["entries"]
@@ -68,9 +68,9 @@ def _vanilla(B: int, T: int, D: int) -> Callable[[], Any] | None:
     return lambda: cell(x)
 
 
-def entries() -> list[Bench]:
-    """Forward, forward + backward, and steps of many streams."""
-    made = []
+def entries() -> list[Bench | Measure]:
+    """Forward, forward + backward, and steps of many streams; two threads over one."""
+    made: list[Bench | Measure] = []
     for (B, T, D), forward, both in _SHAPES:
         x, R, b = _inputs(B, T, D)
         leaves = [t.clone().requires_grad_() for t in (x, R, b)]
@@ -130,7 +130,15 @@ def entries() -> list[Bench]:
                 **common,
             )
         )
-    return [*made, *(_step(B, D) for B in (1, 256, 2000) for D in (32, 64))]
+    return [*made, *(_step(B, D) for B in (1, 256, 2000) for D in (32, 64)), _threads(8, 250, 128)]
+
+
+def _threads(B: int, T: int, D: int) -> Measure:
+    x, R, b = _inputs(B, T, D)
+    return Measure(
+        id=f"slstm.threads.{B}:{T}:{D}", op="slstm", shape=f"{B}:{T}:{D}", unit="x one thread, on two", threads=2,
+        run=lambda: speedup(lambda: ops.slstm(x, R, b), 2), bar=1.7,
+    )  # fmt: skip
 
 
 def _step(B: int, D: int) -> Bench:

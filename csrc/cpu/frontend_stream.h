@@ -60,7 +60,7 @@ inline bool stream_validity(const FrontendStream& a, int64_t patient, int64_t ro
         for (int64_t k = 0; k < a.m; ++k) ok[k] = past + floor_of(a.offset + k * a.down - a.half) >= 0;
         return !std::memchr(ok, 0, size_t(a.m));
     }
-    std::memcpy(valid, history, size_t(depth));
+    for (int64_t k = 0; k < depth; ++k) valid[k] = history[k];
     int64_t distance = since;
     for (int64_t t = 0; t < a.n; ++t) {
         distance = gap && gap[t] ? 0 : distance + 1;
@@ -74,7 +74,7 @@ inline bool stream_validity(const FrontendStream& a, int64_t patient, int64_t ro
         const int64_t p = a.offset + k * a.down - a.half, low = floor_of(p), high = floor_of(p + a.up - 1);
         ok[k] = past + low >= 0 && valid[depth + low] && valid[depth + high];
     }
-    std::memcpy(history, valid + a.n, size_t(depth));
+    for (int64_t k = 0; k < depth; ++k) history[k] = valid[a.n + k];
     a.state.since[at] = distance;
     return !std::memchr(ok, 0, size_t(a.m));
 }
