@@ -102,6 +102,9 @@ def entries() -> list[Bench | Measure]:
             "nn.LSTM a head": quiet(lambda x=one_gate, f=run_lstm: f(x)),
             "baddbmm loop": quiet(lambda x=x, R=R, b=b: _loop(x, R, b)),
         }
+        if T <= 40:  # unrolled over the steps: longer loops compile for minutes
+            loop = torch.compile(_loop, dynamic=False)
+            peers["baddbmm loop, torch.compile"] = quiet(lambda x=x, R=R, b=b, loop=loop: loop(x, R, b))
         vanilla = _vanilla(B, T, D)
         if (
             vanilla is not None and B * T * D <= 8 * 250 * 64
