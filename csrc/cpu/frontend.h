@@ -195,8 +195,13 @@ inline vec frontend_mean(const float* y, int64_t m, F f) {
     return mean;
 }
 
-// z-score of m rows of `y` lane by lane; sums of d = y - y_0. Returns 1 where the lane is flat.
-inline vec frontend_normalise(const Frontend& a, float* y) {
+// What makes z-scores of the rows, lane by lane: ((y - start) - mean) * factor.
+struct FrontendScore {
+    vec start, mean, factor, flat;  // flat: 1 where the lane is, else 0
+};
+
+// Of m rows of `y`; sums of d = y - y_0.
+inline FrontendScore frontend_score(const Frontend& a, const float* y) {
     const vec start = load(y);
     const vec mean = frontend_mean(y, a.m, [start](vec v, vec part) { return part + (v - start); });
     const vec variance = frontend_mean(y, a.m, [start, mean](vec v, vec part) {
@@ -205,19 +210,20 @@ inline vec frontend_normalise(const Frontend& a, float* y) {
     });
     const vec std = sqrt(variance);
     const mask flat = less(std, set1(a.flat_std));
-    const vec factor = select(flat, zero(), set1(1.0f) / std);
-    for (int64_t t = 0; t < a.m; ++t) store(y + t * W, ((load(y + t * W) - start) - mean) * factor);
-    return select(flat, set1(1.0f), zero());
+    return {start, mean, select(flat, zero(), set1(1.0f) / std), select(flat, set1(1.0f), zero())};
 }
 
-// Writes the rows out and returns, lane by lane, NaN where a sample was not finite (x - x is 0 or NaN), else 0.
-inline vec frontend_write(const Frontend& a, int64_t first, int64_t lanes_used, const float* y) {
+// Writes the rows out, as they are or as z-scores, and returns, lane by lane, NaN where a sample was not finite (x - x is 0 or
+// NaN), else 0.
+template <bool scored>
+inline vec frontend_write(const Frontend& a, int64_t first, int64_t lanes_used, const float* y, const FrontendScore& z) {
     vec traces[2] = {zero(), zero()};
     for (int64_t t = 0; t < a.m; t += W) {
         const int64_t n = min_of(W, a.m - t);
         vec block[W];
         for (int k = 0; k < W; ++k) {
             block[k] = k < n ? load(y + (t + k) * W) : zero();
+            if (scored && k < n) block[k] = ((block[k] - z.start) - z.mean) * z.factor;
             traces[k % 2] = traces[k % 2] + (block[k] - block[k]);
         }
         transpose(block);
@@ -241,10 +247,12 @@ inline void frontend(const Frontend& a, int64_t begin, int64_t end, float* scrat
             }
         }
         if (a.up) frontend_resample(a, buffer, sampled);
-        float flat[W] = {};
-        if (a.zscore) store(flat, frontend_normalise(a, sampled));
-        float trace[W];
-        store(trace, frontend_write(a, first, used, sampled));
+        FrontendScore z{zero(), zero(), zero(), zero()};
+        if (a.zscore) z = frontend_score(a, sampled);
+        float trace[W], flat[W];
+        store(flat, z.flat);
+        store(trace,
+              a.zscore ? frontend_write<true>(a, first, used, sampled, z) : frontend_write<false>(a, first, used, sampled, z));
         for (int64_t l = 0; l < used; ++l) a.state[first + l] = trace[l] != trace[l] ? 2 : flat[l] != 0.0f;
     }
 }
