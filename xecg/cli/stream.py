@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import click
 from xecg.cli._common import reading_options
 
 if TYPE_CHECKING:
+    from xecg.model import XECG
     from xecg.signal import Recording
     from xecg.stream import Stream
 
@@ -36,6 +39,13 @@ class _Speed(click.ParamType):
         return factor
 
 
+_WINDOW = {
+    "context_s": 8.0,
+    "hop_s": 1.0,
+    "look_ahead_s": 1.0,
+}  # together what the weights were trained on: ten seconds
+
+
 @click.command("stream")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option("--listen", help="Serve clients at unix:PATH or 127.0.0.1:PORT instead of reading a file.")
@@ -45,7 +55,20 @@ class _Speed(click.ParamType):
     help="Standard input is int16, little-endian, all leads of a sample together, so many counts per mV.",
 )
 @click.option("--capacity", type=click.IntRange(min=1), default=1024, show_default=True, help="Streams at once.")
-@click.option("--model", "-m", "model_name", default="tiny-causal", show_default=True, help="A model that can stream.")
+@click.option("--model", "-m", "model_name", help="Default: tiny-causal; with --mode window tiny.")
+@click.option(
+    "--mode",
+    type=click.Choice(["causal", "window"]),
+    default="causal",
+    show_default=True,
+    help="Token by token; or, for models that look ahead, windows that are encoded anew at every hop.",
+)
+@click.option(
+    "--context", "context_s", type=click.FloatRange(min=0), help="Seconds before a window's tokens. Default: 8."
+)
+@click.option("--hop", "hop_s", type=click.FloatRange(min=0, min_open=True), help="Seconds of its tokens. Default: 1.")
+@click.option("--look-ahead", "look_ahead_s", type=click.FloatRange(min=0), help="Seconds after them. Default: 1.")
+@click.option("--measure-parity", is_flag=True, help="Compare the windows' tokens with those of the whole record.")
 @click.option("--head", "heads", multiple=True, help="A binary or multilabel head of tokens; may be repeated.")
 @click.option("--chunk", "chunk_s", type=click.FloatRange(min=0.001), default=1.0, help="Seconds a push. Default: 1.")
 @click.option("--speed", type=_Speed(), default="max", show_default=True, help="max, or a factor of real time: 1.")
@@ -70,7 +93,11 @@ def command(*, file: Path | None, speed: float, chunk_s: float, reading: dict[st
     --leads say what is taken. Messages, one a line: {"open": ID, "rate": HZ, "unit": "mV" or "uV", "leads": [...]}, then {"push": ID,
     "samples": [[...], ...], "start": N} (one list a lead, null where a sample is missing), then {"close": ID}. Each client is told its
     tokens, beats, events and errors. With --state every stream goes on after a restart where its last state was.
+
+    With --mode window a model that looks ahead, such as tiny, runs over FILE or raw standard input in windows of --context, --hop and
+    --look-ahead; the first line tells the latency. Its tokens are not those of the whole record: --measure-parity says how far off.
     """
+    _check_mode(file, options)
     if (file is None) == (options["listen"] is None) or (options["raw_gain"] is not None and str(file) != "-"):
         raise click.UsageError("name one FILE, or - for standard input (--raw-gain: raw), or --listen ADDRESS")
     if file is None or str(file) == "-":
@@ -83,19 +110,27 @@ def _serve(rate: float | None, leads: Any, chunk_s: float, options: dict[str, An
     """Clients of a socket, or standard input as the one client."""
     import sys
 
+    import numpy as np
+
     import xecg
     from xecg.model import load_head
+    from xecg.stream import WindowStream
     from xecg.stream.hub import Client, Hub
     from xecg.stream.saving import read_blobs, write_blobs
 
     if rate is None or leads is None:
         raise click.UsageError("live streams need --rate and --leads")
-    model, state = xecg.load(options["model_name"]), options["state"]
+    model, state = _model(options), options["state"]
     heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
-    if options["raw_gain"] is not None:
-        stream = xecg.Stream(model, rate, leads, heads=heads, gain=options["raw_gain"])
-        return _raw(stream, max(1, round(chunk_s * rate)), options["vectors"])
-    hub = Hub(xecg.Stream(model, rate, leads, options["capacity"], heads=heads), vectors=options["vectors"])
+    gain, shape, vectors = options["raw_gain"], (len(leads), max(1, round(chunk_s * rate))), options["vectors"]
+    if options["mode"] == "window":
+        windows = WindowStream(model, rate, leads, id="stdin", **_durations(options))
+        return _raw(lambda counts: windows.push(counts / np.float32(gain)), windows.flush, rate, shape, vectors=vectors)
+    if gain is not None:
+        stream = xecg.Stream(model, rate, leads, heads=heads, gain=gain)
+        stream.open("stdin")
+        return _raw(partial(stream.push, "stdin"), partial(stream.flush, "stdin"), rate, shape, vectors=vectors)
+    hub = Hub(xecg.Stream(model, rate, leads, options["capacity"], heads=heads), vectors=vectors)
     found = hub.put_aside(read_blobs(state) if state is not None else [])
     if options["listen"] is not None:
         return _listen(hub, found, options)
@@ -116,8 +151,15 @@ def _serve(rate: float | None, leads: Any, chunk_s: float, options: dict[str, An
     return None
 
 
-def _raw(stream: Stream, step: int, vectors: bool) -> None:
-    """Raw samples from standard input, to their end."""
+def _raw(
+    push: Callable[..., list[Any]],
+    flush: Callable[[], list[Any]],
+    rate: float,
+    shape: tuple[int, int],
+    *,
+    vectors: bool,
+) -> None:
+    """Raw samples from standard input, to their end. shape: leads, and samples a push."""
     import sys
 
     import numpy as np
@@ -125,17 +167,17 @@ def _raw(stream: Stream, step: int, vectors: bool) -> None:
     from xecg.errors import StreamError
     from xecg.stream.results import as_line
 
-    stream.open("stdin")
-    frame, data = 2 * len(stream.leads), b""
+    leads, step = shape
+    frame, data = 2 * leads, b""
     while data := sys.stdin.buffer.read(step * frame):
         if len(data) % frame:
             raise StreamError(
                 f"standard input ends inside a sample: {len(data) % frame} of {frame} bytes; are --leads right?"
             )
-        for item in stream.push("stdin", np.frombuffer(data, "<i2").reshape(-1, len(stream.leads)).T):
-            click.echo(json.dumps(as_line(item, stream.rate, vectors=vectors), allow_nan=False))
-    for item in stream.flush("stdin"):
-        click.echo(json.dumps(as_line(item, stream.rate, vectors=vectors), allow_nan=False))
+        for item in push(np.frombuffer(data, "<i2").reshape(-1, leads).T):
+            click.echo(json.dumps(as_line(item, rate, vectors=vectors), allow_nan=False))
+    for item in flush():
+        click.echo(json.dumps(as_line(item, rate, vectors=vectors), allow_nan=False))
 
 
 def _listen(hub: Any, found: int, options: dict[str, Any]) -> None:
@@ -158,19 +200,29 @@ def _listen(hub: Any, found: int, options: dict[str, Any]) -> None:
 def _play(file: Path, speed: float, chunk_s: float, reading: dict[str, Any], options: dict[str, Any]) -> None:
     import xecg
     from xecg.model import load_head
-    from xecg.stream import Event, Token
+    from xecg.stream import Event, Token, WindowStream, measure_parity
     from xecg.stream.results import as_line, token_table, write_annotations
     from xecg.stream.saving import write_blobs
 
     recording = xecg.read(file, **reading)
-    model = xecg.load(options["model_name"])
-    heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
-    stream = xecg.Stream(model, rate=recording.rate, leads=recording.leads, heads=heads)
-    first = _begin(stream, options["state"])
-    facts = {"rate_hz": recording.rate, "leads": list(recording.leads), "model": options["model_name"]}
-    _print_line(
-        "recording", {**facts, "trained": model.trained, "token_delay_s": stream.delay_s, "first_sample": first}
-    )
+    model = _model(options)
+    facts = {"rate_hz": recording.rate, "leads": list(recording.leads), "model": model.name, "trained": model.trained}
+    push: Callable[..., list[Any]]
+    flush: Callable[[], list[Any]]
+    save: Callable[[], bytes] | None = None
+    first = 0
+    if options["mode"] == "window":
+        windows = WindowStream(model, recording.rate, recording.leads, id="recording", **_durations(options))
+        push, flush = windows.push, windows.flush
+        facts |= {name: getattr(windows, name) for name in (*_WINDOW, "latency_s")}
+    else:
+        heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
+        stream = xecg.Stream(model, rate=recording.rate, leads=recording.leads, heads=heads)
+        first = _begin(stream, options["state"])
+        push, flush = partial(stream.push, "recording"), partial(stream.flush, "recording")
+        save = None if options["state"] is None else partial(stream.save, "recording")
+        facts |= {"token_delay_s": stream.delay_s, "first_sample": first}
+    _print_line("recording", facts)
     events: list[Event] = []
     tokens, began, saved = 0, time.monotonic(), first
     with ExitStack() as stack:
@@ -180,7 +232,7 @@ def _play(file: Path, speed: float, chunk_s: float, reading: dict[str, Any], opt
             table = stack.enter_context(
                 token_table(options["parquet"], width=width, model=model.fingerprint, rate=recording.rate)
             )
-        for at, found in _played(stream, recording, first, chunk_s, speed):
+        for at, found in _played(push, flush, recording, first, chunk_s, speed):
             for item in found if not options["quiet"] else ():
                 if isinstance(item, Event) and item.kind == "beat":
                     _print_line(
@@ -193,23 +245,73 @@ def _play(file: Path, speed: float, chunk_s: float, reading: dict[str, Any], opt
             tokens += sum(isinstance(item, Token) for item in found)
             if table is not None:
                 table.add(found)
-            if options["state"] is not None and at - saved >= options["state_every"] * recording.rate:
-                write_blobs(options["state"], [stream.save("recording")])
+            if save is not None and at - saved >= options["state_every"] * recording.rate:
+                write_blobs(options["state"], [save()])
                 saved = at
     if options["annotations"] is not None:
         write_annotations(options["annotations"], events)
     if options["state"] is not None:
         options["state"].unlink(missing_ok=True)  # the record is through
-    seconds = (recording.signal.shape[1] - first) / recording.rate
+    seconds, took_s = (recording.signal.shape[1] - first) / recording.rate, time.monotonic() - began
+    parity = {}
+    if options["measure_parity"]:
+        measured = asdict(measure_parity(model, recording, **_durations(options)))
+        parity = {"parity": {name: round(value, 6) for name, value in measured.items()}}
     _print_line(
         "summary",
         {
             "seconds": round(seconds, 3),
             "tokens": tokens,
             **_comparison(file, events, recording, first, options["reference"]),
-            "times_real_time": round(seconds / max(time.monotonic() - began, 1e-9), 1),
+            "times_real_time": round(seconds / max(took_s, 1e-9), 1),
+            **parity,
         },
     )
+
+
+def _check_mode(file: Path | None, options: dict[str, Any]) -> None:
+    """Refuses options of the other mode."""
+    live = file is None or str(file) == "-"
+    if options["mode"] == "causal":
+        for name in (*_WINDOW, "measure_parity"):
+            if options[name] is not None and options[name] is not False:
+                flag = name.removesuffix("_s").replace("_", "-")
+                raise click.UsageError(
+                    f"--{flag} is for --mode window; a causal stream needs no windows and equals offline"
+                )
+        return
+    for name in ("state", "heads", "listen"):
+        if options[name]:
+            raise click.UsageError(
+                f"--{name.removesuffix('s')} is for --mode causal; windows have neither states nor heads"
+            )
+    if live and options["raw_gain"] is None:
+        raise click.UsageError("--mode window takes FILE, or raw samples from standard input (--raw-gain)")
+    if live and options["measure_parity"]:
+        raise click.UsageError("--measure-parity needs FILE: the windows are compared with the whole record")
+
+
+def _model(options: dict[str, Any]) -> XECG:
+    """The model, of the kind that the mode is for."""
+    import xecg
+    from xecg.errors import StreamError
+
+    window = options["mode"] == "window"
+    model = xecg.load(options["model_name"] or ("tiny" if window else "tiny-causal"))
+    if window and model.config.causal:
+        raise StreamError(
+            f"model {model.name} needs no windows: token by token it equals offline, later by no look-ahead and with a fraction of "
+            "the work; use --mode causal"
+        )
+    if not window and not model.config.causal:
+        raise StreamError(
+            f"model {model.name} looks ahead and cannot go token by token; use --mode window, or a causal model such as tiny-causal"
+        )
+    return model
+
+
+def _durations(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: default if options[name] is None else options[name] for name, default in _WINDOW.items()}
 
 
 def _begin(stream: Stream, state: Path | None) -> int:
@@ -224,7 +326,12 @@ def _begin(stream: Stream, state: Path | None) -> int:
 
 
 def _played(
-    stream: Stream, recording: Recording, first: int, chunk_s: float, speed: float
+    push: Callable[..., list[Any]],
+    flush: Callable[[], list[Any]],
+    recording: Recording,
+    first: int,
+    chunk_s: float,
+    speed: float,
 ) -> Iterator[tuple[int, list[Any]]]:
     """(samples gone by, what they gave), chunk by chunk, no faster than `speed` times real time."""
     import numpy as np
@@ -237,8 +344,8 @@ def _played(
         if speed:
             due = (min(start + step, n) - first) / recording.rate / speed  # a chunk is there when its last sample is
             time.sleep(max(0.0, due - (time.monotonic() - began)))
-        yield min(start + step, n), stream.push("recording", samples)
-    yield n, stream.flush("recording")
+        yield min(start + step, n), push(samples)
+    yield n, flush()
 
 
 def _comparison(file: Path, events: list[Any], recording: Recording, first: int, extension: str) -> dict[str, Any]:

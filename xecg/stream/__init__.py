@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xecg.stream.events import Event, Token
     from xecg.stream.session import Stream
+    from xecg.stream.window import Parity, WindowStream, measure_parity
 
-_HOME = {"Event": "events", "Stream": "session", "Token": "events"}
+_HOME = {
+    "Event": "events",
+    "Parity": "window",
+    "Stream": "session",
+    "Token": "events",
+    "WindowStream": "window",
+    "measure_parity": "window",
+}
 
-__all__ = ["Event", "Stream", "Token"]
+__all__ = ["Event", "Parity", "Stream", "Token", "WindowStream", "measure_parity"]
 
 
 def __getattr__(name: str) -> Any:
