@@ -25,6 +25,7 @@ __all__ = ["command"]
 @click.option(
     "--window", "window_s", type=click.FloatRange(min=0, min_open=True), help="Seconds a row. Default: a row a record."
 )
+@click.option("--tokens", is_flag=True, help="A row a token, with its time; it has seen its window or record whole.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Ten-second ECGs a batch."
 )
@@ -41,6 +42,7 @@ def command(
     model_name: str,
     output: Path,
     window_s: float | None,
+    tokens: bool,
     batch_size: int,
     shard: str,
     device: str,
@@ -69,6 +71,7 @@ def command(
                 model,
                 output,
                 window_s=window_s,
+                tokens=tokens,
                 batch_size=batch_size,
                 workers=threads,
                 shard=share,

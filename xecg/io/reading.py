@@ -36,8 +36,9 @@ def read(
 
     policy, all off unless given: partial (read what is there of a cut file, mask the rest), strict (refuse what is
     otherwise read with a warning in the log), ignore_checksum, allow_negative_gain, keep_dates (`Recording.start` is
-    the date and time of the header), decimal ("," for CSV), max_decoded (bytes, 4 GiB), group_key (bytes: keeps
-    `meta["exam_group"]` the same from one process to the next).
+    the date and time of the header), decimal ("," for CSV), max_decoded (bytes, 4 GiB), any_amplitude (a size that no ECG in
+    mV has is noted, not refused: for parts of a record whose unit is known), group_key (bytes: keeps `meta["exam_group"]` the
+    same from one process to the next).
 
     Nothing that identifies a person is kept: of the header's text only age (90 for all above 89), sex and diagnosis
     codes reach `Recording.meta`. Raises ReadError with the field, the value found and the rule for every file refused.

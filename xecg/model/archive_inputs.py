@@ -14,7 +14,7 @@ from xecg.errors import ReadError
 __all__ = ["Input", "cut_into_parts", "list_inputs"]
 
 _PART_RECORDS = 256  # records of a part at most: what an interruption can cost
-_PART_BYTES = 64 << 20  # bytes of input of a part at most, so that long records make small parts
+_PART_BYTES = 256 << 20  # bytes of input of a part at most: some days of two leads, which share batches
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from xecg.model.encoder import XECG
 
 __all__ = [
+    "Shelf",
     "check_output",
     "errors_path",
     "is_whole",
+    "n_rows",
     "part_path",
     "provenance",
     "read_facts",
@@ -38,6 +41,7 @@ __all__ = [
 
 _ONE_FILE_ROWS = 100_000  # a longer table is a folder of files of `_FILE_ROWS` rows
 _FILE_ROWS = 10_000
+_READ_ROWS = 4096  # of a part, at once
 _MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that start with an underscore
 
 
@@ -102,23 +106,34 @@ def working_folder(out: Path) -> Iterator[Path]:
 # Parts: one .npz each (named .part: it is no recording), whose CRCs tell a damaged one.
 
 
+class Shelf:
+    """Arrays put away in a file of `folder`, without a name, until the part that they belong to is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the shelf)
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        """The same array, in the file."""
+        begin = self._file.seek(0, os.SEEK_END)
+        array.tofile(self._file)
+        self._file.flush()
+        return np.memmap(self._file, array.dtype, "r", begin, array.shape)
+
+
 def part_path(folder: Path, origin: Mapping[str, str], records: Sequence[Input]) -> Path:
     """The name says everything that the part's content follows from."""
     facts = json.dumps([origin, [[str(value) for value in astuple(record)] for record in records]], sort_keys=True)
     return folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.part"
 
 
-def write_part(path: Path, vectors: np.ndarray, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+def write_part(path: Path, vectors: Sequence[np.ndarray], rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+    """vectors: float32 (n, D) each, together one for each row; a row with "tokens" stands for so many."""
     from xecg.io.atomic import replacing
 
     text = json.dumps({**facts, "rows": rows}, default=lambda scalar: scalar.item())  # NumPy's scalars
+    blocks = {f"{n:08d}": block for n, block in enumerate(vectors)}
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, vectors=vectors, facts=np.frombuffer(text.encode(), np.uint8))
-
-
-def _read_part(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-        return stored["vectors"], json.loads(stored["facts"].tobytes())
+        np.savez(file, facts=np.frombuffer(text.encode(), np.uint8), **blocks)  # type: ignore[arg-type]
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -127,13 +142,33 @@ def read_facts(path: Path) -> dict[str, Any]:
         return json.loads(stored["facts"].tobytes())
 
 
+def n_rows(facts: Mapping[str, Any]) -> int:
+    """Rows of the table that come from a part with these facts."""
+    return sum(sum(b - a for a, b in row["valid"]) if "tokens" in row else 1 for row in facts["rows"])
+
+
 def is_whole(path: Path) -> bool:
     """False where the part is missing or damaged: it is made again."""
     try:
-        _read_part(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with zipfile.ZipFile(path) as stored:
+            return stored.testzip() is None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return False
-    return True
+
+
+def _vectors(path: Path) -> Iterator[np.ndarray]:
+    """The embeddings of a part one by one; no more than `_READ_ROWS` are in memory."""
+    with zipfile.ZipFile(path) as stored:
+        for name in sorted(stored.namelist()):
+            if not name[0].isdigit():
+                continue
+            with stored.open(name) as member:
+                np.lib.format.read_magic(member)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                for first in range(0, shape[0], _READ_ROWS):
+                    count = min(_READ_ROWS, shape[0] - first)
+                    data = member.read(count * shape[1] * dtype.itemsize)
+                    yield from np.frombuffer(data, dtype).reshape(count, shape[1])
 
 
 # The result.
@@ -144,10 +179,11 @@ def write_result(out: Path, parts: Sequence[Path], origin: Mapping[str, str]) ->
     from xecg.io.tables import write_errors
 
     facts = [read_facts(path) for path in parts]
+    many = sum(n_rows(part) for part in facts) > _ONE_FILE_ROWS
     errors = [ReadError(*fields) for part in facts for fields in part["errors"]]
     if errors:
         write_errors(errors_path(out), errors)
-    if sum(len(part["rows"]) for part in facts) <= _ONE_FILE_ROWS:
+    if not many:
         if out.is_dir():  # a longer table of an earlier run
             shutil.rmtree(out)
         _write_table(out, list(_rows(parts)), origin)
@@ -161,9 +197,17 @@ def _rows(parts: Iterable[Path]) -> Iterator[EmbeddingRow]:
     from xecg.io.tables import EmbeddingRow
 
     for path in parts:
-        vectors, facts = _read_part(path)
-        for vector, row in zip(vectors, facts["rows"]):
-            yield EmbeddingRow(embedding=vector, **row)
+        vectors = _vectors(path)
+        for row in read_facts(path)["rows"]:
+            if "tokens" not in row:
+                yield EmbeddingRow(embedding=next(vectors), **row)
+                continue
+            valid = [range(start, stop) for start, stop in row.pop("valid")]
+            begin_s = row.pop("window_start_s")
+            for token in range(row.pop("tokens")):
+                vector = next(vectors)
+                if any(token in part for part in valid):
+                    yield EmbeddingRow(embedding=vector, window_start_s=begin_s + token * row["window_s"], **row)
 
 
 def _write_table(path: Path, rows: list[EmbeddingRow], origin: Mapping[str, str]) -> None:

@@ -52,6 +52,7 @@ class Request:
     keep_dates: bool = False
     decimal: str = "."
     max_decoded: int = 4 << 30
+    any_amplitude: bool = False
     group_key: bytes = field(default=_RUN_KEY, repr=False)
 
     def __post_init__(self) -> None:
@@ -145,7 +146,7 @@ def amplitude_note(signal: np.ndarray, mask: np.ndarray, request: Request, *, fi
     """Is the size of the signal that of an ECG in mV? The median over leads of the 1–99 % range decides.
 
     Flat and masked leads do not vote. Every n-th sample is looked at, some 250 a lead. Raises ReadError outside
-    0.01..50 mV (with `strict` outside 0.05..20 mV); where the caller gave the unit it is only noted.
+    0.01..50 mV (with `strict` outside 0.05..20 mV); where the caller gave the unit, or any_amplitude, it is only noted.
     """
     step = max(1, signal.shape[1] // _LOOKED_AT)
     some, valid = signal[:, ::step], mask[:, ::step]
@@ -164,7 +165,7 @@ def amplitude_note(signal: np.ndarray, mask: np.ndarray, request: Request, *, fi
         return []
     guess = f"looks like {'µV read as mV: 1,000×' if span > 1 else 'V read as mV, or a wrong gain'}"
     low, high = _PLAUSIBLE_MV if request.strict else _POSSIBLE_MV
-    if not low <= span <= high and request.unit is None:
+    if not low <= span <= high and request.unit is None and not request.any_amplitude:
         hint = f"It {guess}; pass unit= if you know it."
         raise ReadError(file, "amplitude", f"{span:.4g} mV", f"the 1–99 % range of an ECG is {low}..{high} mV", hint)
     return [LogEntry("guessed", "amplitude", f"1–99 % range is {span:.4g} mV; {guess}")]
