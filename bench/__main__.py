@@ -117,13 +117,42 @@ def score_qrs(data: Path, out: Path | None, only: str, clean: bool) -> None:
         write_json(out, result)
 
 
+@main.command("length")
+@click.option(
+    "--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Holds mitdb/."
+)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write scores and norms here.")
+@click.option(
+    "--model", "models", multiple=True, help="A checkpoint folder in place of the shipped weights; may be repeated."
+)
+def score_length(data: Path, out: Path | None, models: tuple[str, ...]) -> None:
+    """Score contexts from ten seconds to the whole record on the beats of MIT-BIH, with norms of tokens and states."""
+    from bench import length
+    from bench.readme import length_table
+    from benchecg.tasks import mitbih_beats
+    from xecg import load
+    from xecg.errors import DataMissing
+    from xecg.io.atomic import write_json
+
+    try:
+        beats = mitbih_beats.TASK.load(data)
+    except DataMissing as error:
+        raise click.ClickException(str(error)) from None
+    result = length.evaluate(beats, [load(name).eval() for name in models or length.MODELS])
+    click.echo(length_table(result))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+
+
 @main.command()
 def readme() -> None:
-    """Write the tables of README from the JSON under bench/results."""
-    from bench.readme import README, rendered
+    """Write the tables of README and docs from the JSON under bench/results."""
+    from bench.readme import PAGES, rendered
     from xecg.io.atomic import write_text
 
-    write_text(README, rendered(README.read_text()))
+    for page in PAGES:
+        write_text(page, rendered(page.read_text()))
 
 
 def _line(row: dict) -> str:

@@ -1,4 +1,4 @@
-"""Tables of README from the JSON under bench/results: `python -m bench readme` writes them, a test fails when they differ."""
+"""Tables of README and docs from the JSON under bench/results: `python -m bench readme` writes them, a test fails when they differ."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 from bench.registry import SUITES
 
-__all__ = ["README", "qrs_table", "rendered"]
+__all__ = ["PAGES", "README", "length_table", "qrs_table", "rendered"]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "LONG_RECORDINGS.md")
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -120,9 +121,37 @@ def qrs_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + note
 
 
+def length_table(result: dict[str, Any]) -> str:
+    """Scores of each model by context, then the norms of tokens and of the state that grew most over a record."""
+    lines = [
+        "| weights | context | macro F1 of N, S, V | N | S | V | minus 10 s | tokens, RMS | state that grew most, RMS |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        low, high = row["interval"]
+        sizes = result["norms"][row["model"]]
+        name, of_time = max(
+            ((f"{block} {key}", v) for block, found in sizes["states"].items() for key, v in found.items()),
+            key=lambda item: item[1]["record"] / max(item[1]["10 s"], 1e-12),
+        )
+        classes = " | ".join(f"{row['f1'][c]:.3f}" for c in "NSV")
+        lines.append(
+            f"| {row['model']} | {row['context']} | {row['macro_f1']:.3f} [{low:.3f}, {high:.3f}] | {classes} | "
+            f"{_gain(row['minus_first'])} | {sizes['tokens'][row['context']]:.3g} | {of_time[row['context']]:.3g} ({name}) |"
+        )
+    longest = ", ".join(f"{model} {context}" for model, context in result["useful"].items())
+    note = (
+        f"{result['beats']['test']:,} beats of DS2, linear probe taught by {result['taught_by']:,} beats of DS1; intervals and "
+        f"differences from 2,000 resamples of patients. Longest context up to which no score is below that of 10 s: {longest}. "
+        f"On {result['machine']}, torch {result['torch']}.\n"
+    )
+    return "\n".join(lines) + "\n\n" + note
+
+
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **dict.fromkeys(SUITES, _suite),
     "benchecg": _benchecg,
+    "length": length_table,
     "proof": _proof,
     "qrs": qrs_table,
 }

@@ -1,4 +1,4 @@
-"""README is true: its figures are those of the result files, its Python runs, the names it gives exist."""
+"""README and docs are true: their figures are those of the result files, the Python of README runs, names exist."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.readme import README, rendered
+from bench.readme import PAGES, README, rendered
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_figures_are_those_of_the_result_files() -> None:
-    text = README.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_figures_are_those_of_the_result_files(page: Path) -> None:
+    text = page.read_text()
     assert rendered(text) == text, "run `python -m bench readme`"
 
 
