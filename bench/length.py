@@ -142,8 +142,10 @@ def norms(model: XECG, recording: Recording) -> dict[str, Any]:
     ends = [total if s is None else min(total, round(s / token_s)) for s in CONTEXTS.values()]
     last = max(1, round(min(s for s in CONTEXTS.values() if s is not None) / token_s))
     x = torch.from_numpy(np.where(ready.mask, ready.x, 0)[None, :, : total * model.spec.patch])
-    y, states = model.patch(x), {}
-    for number, block in enumerate(model.blocks):
+    y = model.patch(x)
+    states: dict[str, dict[str, dict[str, float]]] = {}
+    blocks: list[Any] = list(model.blocks)
+    for number, block in enumerate(blocks):
         state, parts, done = block.initial_state(1), [], 0
         name = f"{number} {model.config.blocks[number]} {'backward' if block.reverse else 'forward'}"
         states[name] = {key: {} for key in state if key != "conv"}

@@ -18,8 +18,8 @@ from xecg.errors import ReadError
 from xecg.io import write_wfdb
 from xecg.model import XECG, XECGConfig, archive_output, archive_records
 from xecg.model import archive as archive_module
-from xecg.model.archive import embed_archive
-from xecg.signal import PRESETS, STANDARD_LEADS, Recording, preprocess, simulate
+from xecg.model.archive import CONTEXT_S, embed_archive
+from xecg.signal import PRESETS, STANDARD_LEADS, Recording, preprocess, quality, simulate
 
 TOL_BATCH = dict(rtol=1e-4, atol=1e-5)  # batches of other lengths sum in another order: float32 rounding
 
@@ -43,7 +43,7 @@ def rows(path: Path, record_id: str) -> list[dict[str, Any]]:
 
 
 def test_a_row_a_token_with_its_time(archive: Path, model: XECG, tmp_path: Path) -> None:
-    report = embed_archive(archive, model, tmp_path / "t", tokens=True)
+    report = embed_archive(archive, model, tmp_path / "t", tokens=True, context_s=None)
     assert (report.n_done, report.n_rows, report.n_refused) == (5, 4 * 40 + 244, 2)
     for name, file, count in (("site-a/r2", "site-a/r2.hea", 40), ("site-b/long", "site-b/long.hea", 244)):
         found = rows(tmp_path / "t", name)
@@ -101,6 +101,67 @@ def test_the_command_writes_tokens(archive: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose([row["embedding"] for row in rows(out, "r0")], expected, rtol=1e-3, atol=1e-4)
 
 
+# A record in contexts.
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_the_row_of_a_long_record_pools_the_tokens_of_its_contexts(archive: Path, tmp_path: Path, pooling: str) -> None:
+    config = XECGConfig(blocks="sm", dim=16, heads=2, pooling=pooling)
+    model, file = XECG(config, spec=PRESETS["poly"], name="test").eval(), archive / "site-b" / "long.hea"
+    spans = ((0, 25), (25, 50), (50, 61))
+    tokens = np.concatenate([encoded(model, xecg.read(file, start=a, end=b)) for a, b in spans])
+    report = embed_archive(file, model, tmp_path / "e", context_s=25)
+    (row,) = rows(tmp_path / "e", "long")
+    np.testing.assert_allclose(row["embedding"], getattr(tokens, pooling)(0), **TOL_BATCH)
+    assert (row["window_start_s"], row["window_s"], report.n_rows) == (0.0, 61.0, 1)
+    whole = quality.assess(xecg.read(file)).as_columns()
+    assert {name: row[name] for name in whole} == pytest.approx(whole, nan_ok=True)
+    embed_archive(file, model, tmp_path / "t", context_s=25, tokens=True)
+    np.testing.assert_allclose([row["embedding"] for row in rows(tmp_path / "t", "long")], tokens, **TOL_BATCH)
+
+
+def test_a_record_within_the_context_is_embedded_as_ever(archive: Path, model: XECG, tmp_path: Path) -> None:
+    for name, context_s in (("default", CONTEXT_S), ("whole", None)):
+        embed_archive(archive / "site-a", model, tmp_path / name, context_s=context_s)
+    default, whole = (pq.read_table(tmp_path / name) for name in ("default", "whole"))
+    assert default["embedding"].equals(whole["embedding"]) and CONTEXT_S == 60
+
+
+def test_contexts_are_read_by_stretches(
+    archive: Path, model: XECG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = archive / "site-b" / "long.hea"
+    embed_archive(file, model, tmp_path / "whole", context_s=10)
+    in_stretches(monkeypatch, 20.0)
+    spans = spied(monkeypatch)
+    embed_archive(file, model, tmp_path / "parts", context_s=10)
+    assert [start for start, _ in spans] == [0, 20, 40, 60]
+    (whole,), (parts,) = (rows(tmp_path / name, "long") for name in ("whole", "parts"))
+    assert parts["embedding"] == whole["embedding"] and parts["window_s"] == pytest.approx(61)
+    assert parts["quality_gap"] == whole["quality_gap"] and parts["quality_noise"] == pytest.approx(
+        whole["quality_noise"]
+    )
+    assert parts["quality_abstain"] is whole["quality_abstain"] is False
+
+
+def test_the_command_takes_a_context_or_the_record(archive: Path, tmp_path: Path) -> None:
+    def run(name: str, *options: str) -> tuple[int, str]:
+        file, out = str(archive / "site-b" / "long.hea"), str(tmp_path / name)
+        done = CliRunner().invoke(main, ["embed", file, "-o", out, *options])
+        return done.exit_code, done.stderr
+
+    assert run("default")[0] == run("record", "--context", "record")[0] == run("minute", "--context", "60")[0] == 0
+    default, record, minute = (
+        rows(tmp_path / name, "long")[0]["embedding"] for name in ("default", "record", "minute")
+    )
+    assert default == minute != record
+    expected = encoded(xecg.load("tiny"), xecg.read(archive / "site-b" / "long.hea")).mean(0)
+    np.testing.assert_allclose(record, expected, rtol=1e-3, atol=1e-4)
+    for wrong in (("--context", "0"), ("--context", "all"), ("--window", "10", "--context", "5")):
+        assert run("wrong", *wrong)[0] == 2
+    assert "context_s is 0.1" in run("wrong", "--context", "0.1")[1]
+
+
 # Reading by stretches.
 
 
@@ -142,7 +203,7 @@ def test_short_records_whole_contexts_and_strict_reading_are_read_whole(
     spans = spied(monkeypatch)
     embed_archive(archive, model, tmp_path / "short", window_s=10)
     in_stretches(monkeypatch, 20.0)
-    embed_archive(archive, model, tmp_path / "whole")
+    embed_archive(archive, model, tmp_path / "whole", context_s=None)
     embed_archive(archive, model, tmp_path / "strict", window_s=10, reading={"strict": True})
     assert set(spans) == {(None, None)} and len(spans) == 21
 
@@ -202,18 +263,18 @@ def test_long_records_share_a_batch_and_give_what_they_give_alone(
         return embed(self, x, **options)
 
     monkeypatch.setattr(XECG, "embed", seen)
-    embed_archive(folder, model, tmp_path / "together")
+    embed_archive(folder, model, tmp_path / "together", context_s=None)
     assert sizes == [5]
     monkeypatch.setattr(archive_module, "_IN_FLIGHT", 2)
-    embed_archive(folder, model, tmp_path / "pairs")
+    embed_archive(folder, model, tmp_path / "pairs", context_s=None)
     assert sizes[1:] == [2, 2, 1]
     monkeypatch.setattr(archive_module, "_IN_FLIGHT", 8)
     monkeypatch.setattr(archive_module, "_LONG_BATCH", 20_000)  # samples: two of one lead, or one of two
-    embed_archive(folder, model, tmp_path / "by-size")
+    embed_archive(folder, model, tmp_path / "by-size", context_s=None)
     assert max(sizes[4:]) <= 2 and sum(sizes[4:]) == 5
     together = rows_by_id(tmp_path / "together")
     for n in range(5):
-        embed_archive(folder / f"r{n}.hea", model, tmp_path / f"alone-{n}")
+        embed_archive(folder / f"r{n}.hea", model, tmp_path / f"alone-{n}", context_s=None)
         (alone,) = rows(tmp_path / f"alone-{n}", f"r{n}")
         for name in ("together", "pairs", "by-size"):
             found = rows_by_id(tmp_path / name)[f"r{n}"]

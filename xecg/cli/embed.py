@@ -10,10 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from xecg.cli._common import print_json, printable, reading_options
 
 __all__ = ["command"]
+
+
+_CONTEXT_S = 60.0  # that of `embed_archive`, which would load torch
+
+
+class _Context(click.ParamType):
+    name = "seconds|record"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        """ "record" → None."""
+        if value is None or value == "record":
+            return None
+        return click.FloatRange(min=0, min_open=True).convert(value, param, ctx)
 
 
 @click.command("embed")
@@ -25,7 +39,15 @@ __all__ = ["command"]
 @click.option(
     "--window", "window_s", type=click.FloatRange(min=0, min_open=True), help="Seconds a row. Default: a row a record."
 )
-@click.option("--tokens", is_flag=True, help="A row a token, with its time; it has seen its window or record whole.")
+@click.option(
+    "--context",
+    "context_s",
+    type=_Context(),
+    default=_CONTEXT_S,
+    show_default=True,
+    help="Seconds of a longer record that its tokens see, or record: all of it.",
+)
+@click.option("--tokens", is_flag=True, help="A row a token, with its time.")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Ten-second ECGs a batch."
 )
@@ -42,6 +64,7 @@ def command(
     model_name: str,
     output: Path,
     window_s: float | None,
+    context_s: float | None,
     tokens: bool,
     batch_size: int,
     shard: str,
@@ -56,6 +79,8 @@ def command(
     keeps its work in OUTPUT.partial; the same command continues it.
     """
     share = _share(shard)
+    if window_s is not None and context.get_parameter_source("context_s") == ParameterSource.COMMANDLINE:
+        raise click.UsageError("--window is the context of its rows; give it or --context")
     from xecg.model import load
     from xecg.model.archive import embed_archive
 
@@ -71,6 +96,7 @@ def command(
                 model,
                 output,
                 window_s=window_s,
+                context_s=context_s,
                 tokens=tokens,
                 batch_size=batch_size,
                 workers=threads,

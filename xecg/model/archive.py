@@ -8,11 +8,12 @@ written when all parts are done.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,13 @@ from xecg.model.long import piece_tokens
 if TYPE_CHECKING:
     from xecg.model.encoder import XECG
 
-__all__ = ["EmbedReport", "embed_archive"]
+__all__ = ["CONTEXT_S", "EmbedReport", "embed_archive"]
+
+CONTEXT_S = 60.0  # the longest context of docs/LONG_RECORDINGS.md that costs no shipped weights any score
 
 _BATCH_SECONDS = 10.0  # `batch_size` counts ECGs of this length
 _LENGTH_STEP = 1.25  # lengths within this factor share a batch: at most a fifth of it is padding
+_BATCH_TOKENS = 4096  # of a batch of pieces longer than that
 _CHUNK_TOKENS = 1024  # longer sequences go through the blocks in stretches: memory stays bounded
 _SPILL_TOKENS = (
     1 << 16
@@ -90,6 +94,7 @@ def embed_archive(
     out: str | Path,
     *,
     window_s: float | None = None,
+    context_s: float | None = CONTEXT_S,
     tokens: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
@@ -100,8 +105,10 @@ def embed_archive(
     """Embed recordings and folders of recordings into the Parquet table `out`.
 
     window_s: a row per window of so many seconds (each window is preprocessed as if it were a recording of its own, the
-    last may be shorter); None: a row per record. tokens: a row per token that has a valid sample, which has seen all of its window or
-    record; window_start_s and window_s are then the token's. batch_size: ten-second ECGs a batch. workers: threads that read.
+    last may be shorter); None: a row per record. context_s: how much of a record its tokens see where there is no window: longer
+    records are cut like into windows, and the row is the pool of all their tokens; None: they see all of it. tokens: a row per token
+    that has a valid sample; window_start_s and window_s are then the token's. batch_size: ten-second ECGs a batch, or so many longer
+    ones as fit in its memory. workers: threads that read.
     shard: (i, n) takes the i-th of n shares of the records, i from 1; a record's share follows from its id alone.
     reading: keyword arguments for `xecg.read`. progress: called with (records done, records in all).
 
@@ -112,17 +119,25 @@ def embed_archive(
     another process writes `out`, and OSError when `out` cannot be written (before the first record is read).
     """
     token_s = model.spec.patch / (model.spec.rate or 20_000)  # the highest rate that a recording can have
-    if window_s is not None and not window_s >= token_s:
-        raise SpecError(
-            f"window_s is {window_s}; needed at least {token_s:g} s (a token), or None for a row per record"
-        )
+    for name, value, none in (("window_s", window_s, "a row per record"), ("context_s", context_s, "the whole record")):
+        if value is not None and not value >= token_s:
+            raise SpecError(f"{name} is {value}; needed at least {token_s:g} s (a token), or None for {none}")
     if batch_size < 1:
         raise SpecError(f"batch_size is {batch_size}; needed at least 1")
     if not 1 <= shard[0] <= shard[1]:
         raise SpecError(f"shard is {shard[0]}/{shard[1]}; needed i/n with i from 1 to n")
     out = check_output(out)
     reading = {name: value for name, value in sorted((reading or {}).items()) if value}
-    origin = provenance(model, window_s=window_s, tokens=tokens, batch_size=batch_size, shard=shard, reading=reading)
+    told = {
+        "window_s": window_s,
+        "context_s": window_s or context_s,
+        "tokens": tokens,
+        "batch_size": batch_size,
+        "shard": shard,
+    }
+    origin = provenance(model, **told, reading=reading)
+    kind = "token" if tokens else "record" if window_s is None else "window"
+    reader = Reader(model.spec, window_s or context_s, kind, reading)
     parts: list[Path] = []
     done = 0
     with working_folder(out) as folder:
@@ -136,8 +151,8 @@ def embed_archive(
         for part in cut_into_parts(records):
             path = part_path(folder, origin, part)
             if not is_whole(path):
-                ready = Reader(model.spec, window_s, reading, tokens).ahead(part, workers or os.cpu_count() or 1)
-                write_part(path, *_embed_part(_counted(ready, done, tell), model, batch_size, folder, tokens=tokens))
+                ready = _counted(reader.ahead(part, workers or os.cpu_count() or 1), done, tell)
+                write_part(path, *_embed_part(ready, model, batch_size, folder, rows=kind))
             parts.append(path)
             done += len(part)
         tell(done)
@@ -169,62 +184,107 @@ def _counted(items: Iterable[Ready], done: int, tell: Callable[[int], None]) -> 
 
 
 def _embed_part(
-    records: Iterable[Ready], model: XECG, batch_size: int, folder: Path, *, tokens: bool
+    records: Iterable[Ready], model: XECG, batch_size: int, folder: Path, *, rows: str
 ) -> tuple[list[np.ndarray], list[dict[str, Any]], dict[str, Any]]:
     """Embeddings float32 (n, D), one array of all rows or one of the tokens of each, in the order of the records; the rows' other
     fields; and the part's facts.
 
     Which pieces share a batch follows from their order and lengths alone, so that a rerun gives the same bits.
     """
-    short = batch_size * _BATCH_SECONDS * (model.spec.rate or 500.0)  # samples of a batch
-    rows: list[dict[str, Any] | None] = []  # None: of a record that was refused later
-    vectors: dict[int, np.ndarray] = {}
-    waiting: dict[int, dict[int, Piece]] = {}  # length class → row → piece
+    batches = _Batches(model, batch_size, folder, tokens=rows == "token")
     facts: dict[str, Any] = {"done": 0, "empty_windows": 0, "errors": []}
-    shelf = Shelf(folder) if tokens else None
-
-    def run(length: int) -> None:
-        batch = waiting.pop(length)
-        numbers, pieces = list(batch), deque(batch.values())
-        batch.clear()
-        for number, found in zip(numbers, _embed(pieces, model, folder, tokens=tokens)):
-            vectors[number] = found if shelf is None else shelf.put(found)
-
-    began, empty = 0, 0  # of the record in hand: its first row, its empty windows
+    made: list[tuple[dict[str, Any], dict[int, int]]] = []  # a row's fields; its pieces' numbers, and tokens in each
+    mine: dict[int, Piece] = {}  # pieces of the record in hand, emptied of their signals
+    stretches: list[Ready] = []
     for ready in records:
-        last = ready.next_window is None
-        error = ready.error or (ready.nothing if len(rows) == began else None)
+        stretches.append(replace(ready, pieces=()))
+        error = ready.error or (None if mine else ready.nothing)
+        if error is None:
+            for piece in ready.pieces:
+                mine[batches.add(piece)] = piece.without_signal()
+        if error is None and ready.next_window is not None:
+            continue
         if error is not None:
             facts["errors"].append([error.file, error.field, error.found, error.rule, error.hint])
-            rows[began:] = [None] * (len(rows) - began)
-            began, empty = len(rows), 0
-            continue
-        empty += ready.n_empty
-        for piece in ready.pieces:
-            length = _length_class(piece.x.shape[-1], model.spec.patch)
-            batch = waiting.setdefault(length, {})
-            batch[len(rows)] = piece
-            rows.append(piece.row)
-            if length <= _CHUNK_TOKENS * model.spec.patch:
-                full = (len(batch) + 1) * length > short
-            else:
-                full = len(batch) == _IN_FLIGHT or (len(batch) + 1) * piece.samples > _LONG_BATCH
-            if full:
-                run(length)
-            sizes = {length: sum(piece.samples for piece in batch.values()) for length, batch in waiting.items()}
-            if sum(sizes.values()) > _WAITING:
-                run(max(sizes, key=lambda length: sizes[length]))
-        if last:
+        else:
             facts["done"] += 1
-            facts["empty_windows"] += empty
-            began, empty = len(rows), 0
-    for length in sorted(waiting):
-        run(length)
-    kept = [n for n, row in enumerate(rows) if row is not None]
-    found = [vectors[n] for n in kept]
-    if not tokens:
+            facts["empty_windows"] += sum(part.n_empty for part in stretches)
+            if rows == "record":
+                first = next(iter(mine.values())).row
+                made.append(({**first, **_whole(stretches)}, {n: piece.tokens for n, piece in mine.items()}))
+            else:
+                made += [(piece.row, {n: piece.tokens}) for n, piece in mine.items()]
+        mine, stretches = {}, []
+    vectors = batches.finish()
+    found = [_pooled([vectors[n] for n in pieces], list(pieces.values()), model) for _, pieces in made]
+    if rows != "token":
         found = [np.stack(found)] if found else []
-    return found, [row for row in rows if row is not None], facts
+    return found, [row for row, _ in made], facts
+
+
+def _whole(stretches: Sequence[Ready]) -> dict[str, Any]:
+    """Start, length and quality of a record that was read in stretches: shares and sizes are means over its time, and a flag is up that
+    is so for most of it."""
+    seconds = [part.duration_s for part in stretches]
+    merged: dict[str, float | bool] = {}
+    for name, value in stretches[0].quality.items():
+        mean = float(np.average([float(part.quality[name]) for part in stretches], weights=seconds))
+        merged[name] = value if len(stretches) == 1 else mean > 0.5 if isinstance(value, (bool, np.bool_)) else mean
+    return {"window_start_s": 0.0, "window_s": math.fsum(seconds), "quality": merged}
+
+
+def _pooled(vectors: Sequence[np.ndarray], tokens: Sequence[int], model: XECG) -> np.ndarray:
+    """What `model.embed` would make of the tokens of all pieces, which have so many valid ones."""
+    if len(vectors) == 1:
+        return vectors[0]
+    if model.config.pooling == "max":
+        return np.max(vectors, axis=0)
+    return np.average(np.stack(vectors).astype(np.float64), axis=0, weights=tokens).astype(np.float32)
+
+
+class _Batches:
+    """Pieces in batches of about one length. tokens: keep every token, on a shelf in `folder`."""
+
+    def __init__(self, model: XECG, batch_size: int, folder: Path, *, tokens: bool) -> None:
+        self._model, self._size, self._folder = model, batch_size, folder
+        self._patch = model.spec.patch
+        self._short = batch_size * _BATCH_SECONDS * (model.spec.rate or 500.0)  # samples of a batch
+        self._shelf = Shelf(folder) if tokens else None
+        self._waiting: dict[int, dict[int, Piece]] = {}  # length class → number → piece
+        self._vectors: dict[int, np.ndarray] = {}
+        self._count = 0
+
+    def add(self, piece: Piece) -> int:
+        """Put a piece into its batch, and run batches that are full; the piece's number."""
+        length, number = _length_class(piece.x.shape[-1], self._patch), self._count
+        self._count += 1
+        batch = self._waiting.setdefault(length, {})
+        batch[number] = piece
+        if self._is_full(batch, length, piece.samples):
+            self._run(length)
+        sizes = {length: sum(piece.samples for piece in batch.values()) for length, batch in self._waiting.items()}
+        if sum(sizes.values()) > _WAITING:
+            self._run(max(sizes, key=lambda length: sizes[length]))
+        return number
+
+    def finish(self) -> dict[int, np.ndarray]:
+        """float32 (D,), or (tokens, D), of every number."""
+        for length in sorted(self._waiting):
+            self._run(length)
+        return self._vectors
+
+    def _is_full(self, batch: Mapping[int, Piece], length: int, samples: int) -> bool:
+        if length > _CHUNK_TOKENS * self._patch:
+            return len(batch) == _IN_FLIGHT or (len(batch) + 1) * samples > _LONG_BATCH
+        more = (len(batch) + 1) * length
+        return more > self._short and (len(batch) >= self._size or more > _BATCH_TOKENS * self._patch)
+
+    def _run(self, length: int) -> None:
+        batch = self._waiting.pop(length)
+        numbers, pieces = list(batch), deque(batch.values())
+        batch.clear()
+        for number, found in zip(numbers, _embed(pieces, self._model, self._folder, tokens=self._shelf is not None)):
+            self._vectors[number] = found if self._shelf is None else self._shelf.put(found)
 
 
 def _length_class(samples: int, patch: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -36,29 +36,37 @@ class Piece:
     mask: np.ndarray
     row: dict[str, Any]  # the fields of its EmbeddingRow, but for the embedding; of tokens see `_tokens`
     samples: int  # of all leads that hold any: the others are zeros, which take no memory
+    tokens: int  # with a valid sample
+
+    def without_signal(self) -> Piece:
+        """Its row and counts, for which no memory is held."""
+        return replace(self, x=self.x[:, :0].copy(), mask=self.mask[:, :0].copy())
 
 
 @dataclass(frozen=True, eq=False)
 class Ready:
     """What became of a record, or of a stretch of it. n_empty: windows or tokens without a valid sample. next_window: where the rest
-    begins, None when this is the last. nothing: the refusal, should the record have no piece at all."""
+    begins, None when this is the last. nothing: the refusal, should the record have no piece at all. duration_s, quality: of it, where
+    the row is the record's."""
 
     pieces: tuple[Piece, ...] = ()
     n_empty: int = 0
     error: ReadError | None = None
     next_window: int | None = None
     nothing: ReadError | None = None
+    duration_s: float = 0.0
+    quality: Mapping[str, float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """spec: of the model. window_s: seconds a piece, None for whole records. reading: keyword arguments for `xecg.read`. tokens: rows
-    are tokens, not pieces."""
+    """spec: of the model. window_s: seconds a piece, None for whole records. rows: what a row of the table is: "record", "window" or
+    "token". reading: keyword arguments for `xecg.read`."""
 
     spec: SignalSpec
     window_s: float | None
+    rows: str
     reading: Mapping[str, Any]
-    tokens: bool = False
 
     def ahead(self, records: Iterable[Input], workers: int) -> Iterator[Ready]:
         """Every record or stretch in order, made ahead by `workers` threads, no further than two records each."""
@@ -113,14 +121,17 @@ class Reader:
                 n_empty += 1
                 continue
             row: dict[str, Any] = {"record_id": record.record_id, "source": record.source, "window_start_s": start_s}
-            if self.tokens:
-                row |= _tokens(mask, spec.patch, spec.rate or recording.rate)
-                n_empty += row["tokens"] - sum(stop - start for start, stop in row["valid"])
-            else:
+            of_tokens = _tokens(mask, spec.patch, spec.rate or recording.rate)
+            valid = sum(stop - start for start, stop in of_tokens["valid"])
+            if self.rows == "token":
+                row |= of_tokens
+                n_empty += of_tokens["tokens"] - valid
+            elif self.rows == "window":
                 row |= {"window_s": window.duration_s, "quality": quality.assess(window).as_columns()}
-            pieces.append(Piece(x, mask, row, leads * samples))
+            pieces.append(Piece(x, mask, row, leads * samples, valid))
         nothing = None if pieces or following is not None else self._nothing(record, recording, n_empty + first)
-        return Ready(tuple(pieces), n_empty, None, following, nothing)
+        whole = quality.assess(recording).as_columns() if self.rows == "record" else {}
+        return Ready(tuple(pieces), n_empty, None, following, nothing, recording.duration_s, whole)
 
     def _read(self, record: Input, first: int) -> tuple[Recording, int | None]:
         """The recording, whole or from window `first` on, and the window that comes after it."""
