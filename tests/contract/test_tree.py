@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "model": {"ops", "signal", "io", "model"},
     "stream": {"ops", "signal", "io", "model", "stream"},
     "pretrain": {"ops", "signal", "io", "model", "stream", "pretrain"},
+    "__main__": {"cli"},
     "cli": {"ops", "signal", "io", "model", "stream", "pretrain", "cli", "_cpu", "_cuda"},
 }
 # io knows the types of signals and nothing that computes; signal's simulator writes archives through io.

@@ -13,7 +13,8 @@ from xecg.errors import ReadError
 from xecg.pretrain import synthetic
 from xecg.pretrain.auxiliary import Auxiliary
 from xecg.pretrain.beats import VALUES, Beats, find_beats, token_targets
-from xecg.pretrain.corpus import Corpus, build_corpus
+from xecg.pretrain.build import build_corpus
+from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.trainer import Settings, train
 from xecg.pretrain.views import ViewSettings, make_batch
 from xecg.signal import PRESETS, preprocess

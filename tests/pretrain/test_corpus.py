@@ -11,7 +11,8 @@ import pytest
 
 from xecg.errors import ReadError, XECGError
 from xecg.io import read, write_wfdb
-from xecg.pretrain.corpus import Corpus, benchmark_of, build_corpus, content_hash, fingerprints, read_report
+from xecg.pretrain.build import build_corpus, read_report
+from xecg.pretrain.corpus import Corpus, benchmark_of, content_hash, fingerprints
 from xecg.pretrain.known import BENCHMARK_RECORDINGS
 from xecg.pretrain.run import read_hashes
 from xecg.signal import PRESETS, Recording, preprocess, simulate

@@ -23,9 +23,10 @@ from tests.pretrain.test_corpus import write
 from xecg.cli import main
 from xecg.errors import CheckpointError, SpecError, XECGError
 from xecg.io.atomic import replacing
-from xecg.pretrain import trainer
-from xecg.pretrain.corpus import Corpus, build_corpus
-from xecg.pretrain.trainer import Settings, train
+from xecg.pretrain import state as on_disk
+from xecg.pretrain.build import build_corpus
+from xecg.pretrain.corpus import Corpus
+from xecg.pretrain.trainer import Settings, batch_of, train
 from xecg.pretrain.views import ViewSettings
 from xecg.signal import PRESETS
 
@@ -90,7 +91,7 @@ def test_a_crash_after_the_last_state_repeats_what_was_lost(corpus: Corpus, whol
 
     with pytest.raises(RuntimeError, match="power cut"):
         train(SETTINGS, corpus, tmp_path, save_every=2, log_every=1, report=crash)
-    assert [p.name for p in trainer._states(tmp_path)] == ["state-000000002.safetensors", "state-000000004.safetensors"]
+    assert [p.name for p in on_disk.states(tmp_path)] == ["state-000000002.safetensors", "state-000000004.safetensors"]
     with open(tmp_path / "log.jsonl", "a") as handle:
         handle.write('{"step": 6, "lo')  # cut in the middle of a line
     train(SETTINGS, corpus, tmp_path, save_every=2, log_every=1)
@@ -108,12 +109,12 @@ def test_a_failed_write_leaves_the_state_before(
                 raise OSError("no space left on device")
         return write_bytes(path, data)
 
-    write_bytes = trainer.write_bytes
+    write_bytes = on_disk.write_bytes
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "write_bytes", full)
+        patched.setattr(on_disk, "write_bytes", full)
         with pytest.raises(OSError, match="no space"):
             train(SETTINGS, corpus, tmp_path, save_every=2)
-    assert [p.name for p in trainer._states(tmp_path)] == ["state-000000002.safetensors"]
+    assert [p.name for p in on_disk.states(tmp_path)] == ["state-000000002.safetensors"]
     train(SETTINGS, corpus, tmp_path)
     assert same(weights(tmp_path), weights(whole))
 
@@ -126,8 +127,8 @@ def test_a_damaged_or_foreign_state_is_refused(corpus: Corpus, tmp_path: Path) -
     other.__dict__.update(corpus.__dict__, digest="0" * 32)
     with pytest.raises(CheckpointError, match="other corpus"):
         train(SETTINGS, other, tmp_path)
-    state = trainer._states(tmp_path)[-1]
-    state.write_bytes(state.read_bytes()[:-100])
+    newest = on_disk.states(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="damaged"):
         train(SETTINGS, corpus, tmp_path)
 
@@ -156,8 +157,8 @@ class Broken(Corpus):
 
 def test_a_step_that_is_not_finite_changes_nothing(corpus: Corpus, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=2)
-    first = trainer._batch(settings, corpus, 0)[1]
-    second = trainer._batch(settings, corpus, 1)[1]
+    first = batch_of(settings, corpus, 0)[1]
+    second = batch_of(settings, corpus, 1)[1]
     assert not set(first) & set(second)
     done = train(settings, Broken(corpus, {first[0][0]}), tmp_path, log_every=1)
     lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -174,7 +175,7 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(corpus: Corpus, tm
 def test_too_much_memory_saves_and_stops(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(XECGError, match=r"step 1: .* MB of memory in use; allowed were 1"):
         train(SETTINGS, corpus, tmp_path, max_memory_mb=1)
-    assert len(trainer._states(tmp_path)) == 1
+    assert len(on_disk.states(tmp_path)) == 1
 
 
 def test_the_teacher_is_exported_with_a_card_and_is_not_the_student(corpus: Corpus, whole: Path) -> None:
@@ -207,7 +208,7 @@ def test_command_saves_its_state_on_sigterm(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 130
-    states = trainer._states(tmp_path / "out")
+    states = on_disk.states(tmp_path / "out")
     assert len(states) == 1 and 1 <= int(states[0].stem.split("-")[1]) < 400
 
 

@@ -42,6 +42,26 @@ __all__ = ["command"]
 @click.option(
     "--compare", multiple=True, type=click.Path(exists=True, path_type=Path), help="Benchmark folder; repeat."
 )
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu or cuda; under torchrun each process has its GPU."
+)
+@click.option(
+    "--micro", type=click.IntRange(0), default=0, show_default=True, help="Records at once in a process; 0 = its part."
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["global", "local"]),
+    default="global",
+    show_default=True,
+    help="Coding rate of the whole batch, or of each process's micro-batches.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the encoder.",
+)
 @click.option("--save-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between states.")
 @click.option(
     "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of the log."
@@ -52,23 +72,25 @@ __all__ = ["command"]
 def command(
     ctx: click.Context, *, folders: tuple[Path, ...], output: Path, model: str, steps: int, batch: int, rate: float,
     expansion: float, auxiliary: float, repeat_real: int, mask_chance: float, local_views: int, seed: int, synthetic: int,
-    few_leads: float, stretch: float, forbid: Path | None, compare: tuple[Path, ...], save_every: int, log_every: int,
-    max_memory: float | None, as_json: bool,
+    few_leads: float, stretch: float, forbid: Path | None, compare: tuple[Path, ...], device: str, micro: int,
+    scope: str, precision: str, save_every: int, log_every: int, max_memory: float | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Train an encoder on every recording under FOLDERS (SimDINOv2, no labels), on this machine's CPU.
+    """Train an encoder on every recording under FOLDERS (SimDINOv2, no labels).
 
-    The same command goes on with a run that was stopped or killed, to the same bits. Folders and recordings of benchmark
-    sets are refused by name and content; --compare finds copies of what lies in further folders. The teacher, in
-    OUTPUT/teacher, is the model to use.
+    The same command goes on with a run that was stopped or killed, to the same bits. `torchrun --nproc-per-node=N -m xecg
+    pretrain …` spreads every batch over N processes, and any number may go on with the run of another. Folders and recordings
+    of benchmark sets are refused by name and content; --compare finds copies of what lies in further folders. The teacher,
+    in OUTPUT/teacher, is the model to use.
     """
+    from xecg.pretrain.distributed import first_process
     from xecg.pretrain.run import pretrain, read_hashes
-    from xecg.pretrain.trainer import Settings
+    from xecg.pretrain.settings import Settings
     from xecg.pretrain.views import ViewSettings
 
     views = ViewSettings(few_leads=few_leads, rate=stretch, mask_chance=mask_chance, local_views=local_views)
     settings = Settings(
         model=model, steps=steps, batch=batch, rate=rate, expansion=expansion, auxiliary=auxiliary, repeat_real=repeat_real,
-        seed=seed, views=views,
+        seed=seed, scope=scope, precision=precision, views=views,
     )  # fmt: skip
     hashes = read_hashes(forbid) if forbid is not None else ()
 
@@ -80,8 +102,8 @@ def command(
         )
 
     built, done = pretrain(
-        folders, output, settings, synthetic=synthetic, forbidden=hashes, compare=compare, save_every=save_every,
-        log_every=log_every, max_memory_mb=max_memory, report=report,
+        folders, output, settings, synthetic=synthetic, forbidden=hashes, compare=compare, device=device, micro=micro,
+        save_every=save_every, log_every=log_every, max_memory_mb=max_memory, report=report,
     )  # fmt: skip
     summary = {
         "output": printable(output / "teacher" if done.finished else output),
@@ -94,7 +116,9 @@ def command(
         "refused": [printable(text) for text in built.refused],
         "duplicates": [printable(text) for text in built.duplicates],
     }
-    if as_json:
+    if not first_process():
+        pass
+    elif as_json:
         print_json(summary)
     else:
         state = "trained" if done.finished else f"stopped after step {done.step:,}; the same command goes on"

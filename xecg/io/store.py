@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from xecg.errors import ReadError, ShapeError
 from xecg.io.atomic import replacing, write_json
 
-__all__ = ["Store", "StoreItem", "write_store"]
+__all__ = ["Store", "StoreItem", "join_stores", "write_store"]
 
 FORMAT = 1
 _MISSING = -32_768
@@ -44,9 +45,6 @@ def write_store(folder: str | os.PathLike[str], items: Iterable[StoreItem], *, s
 
     Raises ShapeError for samples that are not finite where the mask is True, and for a record_id that comes twice.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     (target / "manifest.json").unlink(missing_ok=True)
@@ -72,12 +70,45 @@ def write_store(folder: str | os.PathLike[str], items: Iterable[StoreItem], *, s
                 }
             )
             offset += counts.size
+    _finish(target, rows, spec_hash)
+    return len(rows)
+
+
+def join_stores(folder: str | os.PathLike[str], parts: Sequence[str | os.PathLike[str]], *, spec_hash: str = "") -> int:
+    """Write the items of several stores, in their order, as one new store, count for count; returns how many.
+
+    Raises ReadError where a part is no whole store, ShapeError for a record_id that comes twice.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "manifest.json").unlink(missing_ok=True)
+    rows: list[dict[str, Any]] = []
+    offset = 0
+    with replacing(target / "counts.bin") as temporary, open(temporary, "wb") as handle:
+        for part in parts:
+            store = Store(part)
+            rows += [row | {"offset": row["offset"] + offset} for row in store._rows]
+            with open(store.folder / "counts.bin", "rb") as source:
+                shutil.copyfileobj(source, handle, 1 << 24)
+            offset += store._counts.size
+    names = [row["record_id"] for row in rows]
+    if len(set(names)) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        raise ShapeError(f"record_id {again!r} comes twice; needed each once")
+    _finish(target, rows, spec_hash)
+    return len(rows)
+
+
+def _finish(target: Path, rows: list[dict[str, Any]], spec_hash: str) -> None:
+    """The index, then the manifest that makes a store of the folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with replacing(target / "index.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), temporary)
     digests = {name: _digest(target / name) for name in ("counts.bin", "index.parquet")}
     manifest = {"format": FORMAT, "spec_hash": spec_hash, "items": len(rows), "sha256": digests}
     write_json(target / "manifest.json", manifest)
-    return len(rows)
 
 
 def _schema() -> Any:

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xecg.pretrain import corpus, losses, schedule, trainer, views
-    from xecg.pretrain.corpus import Corpus, build_corpus
-    from xecg.pretrain.trainer import Settings, train
+    from xecg.pretrain.build import build_corpus
+    from xecg.pretrain.corpus import Corpus
+    from xecg.pretrain.settings import Settings
+    from xecg.pretrain.trainer import train
 
 _HOME = {
     "Corpus": "xecg.pretrain.corpus",
-    "Settings": "xecg.pretrain.trainer",
-    "build_corpus": "xecg.pretrain.corpus",
+    "Settings": "xecg.pretrain.settings",
+    "build_corpus": "xecg.pretrain.build",
     "train": "xecg.pretrain.trainer",
 }
 _MODULES = ("corpus", "losses", "schedule", "trainer", "views")

@@ -27,21 +27,38 @@ class Auxiliary(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self._centre, self._scale = torch.from_numpy(centre), torch.from_numpy(scale)
 
-    def forward(self, tokens: Tensor, targets: list[Targets], asked: Tensor) -> dict[str, Tensor]:
-        """tokens (B, T, dim), one `Targets` a row (shorter than T where the view is), asked bool (B, T) → three losses."""
+    def counts(self, targets: list[Targets], asked: Tensor) -> Tensor:
+        """What the three losses are means over: tokens asked, kinds known, values known (VALUES): float64 (2 + VALUES,)."""
+        beat, kind, values = self._asked(targets, asked)
+        known = torch.isfinite(values).sum(0)
+        return torch.cat([torch.tensor([len(beat)], device=asked.device), (kind >= 0).sum()[None], known]).double()
+
+    def forward(
+        self, tokens: Tensor, targets: list[Targets], asked: Tensor, totals: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """tokens (B, T, dim), one `Targets` a row (shorter than T where the view is), asked bool (B, T) → three losses.
+
+        totals: the `counts` of the whole batch of which this is a part; the losses are then its shares. Default: its own.
+        """
+        n = (self.counts(targets, asked) if totals is None else totals).clamp_min(1).to(tokens.dtype)
+        beat, kind, values = self._asked(targets, asked)
+        out = F.linear(F.layer_norm(tokens, tokens.shape[-1:])[asked], self.weight, self.bias)
+        known = torch.isfinite(values)
+        error = F.smooth_l1_loss(out[:, 1 + len(KINDS) :], values.nan_to_num().clamp(-6, 6), reduction="none")
+        kinds = out[:, 1 : 1 + len(KINDS)]
+        return {
+            "aux_beat": F.binary_cross_entropy_with_logits(out[:, 0], beat, reduction="sum") / n[0],
+            "aux_kind": F.cross_entropy(kinds, kind, ignore_index=-1, reduction="sum") / n[1],
+            "aux_values": ((error * known).sum(0) / n[2:]).mean(),
+        }
+
+    def _asked(self, targets: list[Targets], asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """beat, kind and standardised values of the tokens that are asked."""
         B, T = asked.shape
         beat, kind = torch.zeros(B, T), torch.full((B, T), -1)
         values = torch.full((B, T, VALUES), torch.nan)
         for i, t in enumerate(targets):
             n = len(t.beat)
             beat[i, :n], kind[i, :n], values[i, :n] = (torch.from_numpy(part) for part in t)
-        out = F.linear(F.layer_norm(tokens, tokens.shape[-1:])[asked], self.weight, self.bias)
-        beat, kind, values = beat[asked], kind[asked], (values[asked] - self._centre) / self._scale
-        known = torch.isfinite(values)
-        error = F.smooth_l1_loss(out[:, 1 + len(KINDS) :], values.nan_to_num().clamp(-6, 6), reduction="none")
-        return {
-            "aux_beat": F.binary_cross_entropy_with_logits(out[:, 0], beat),
-            "aux_kind": F.cross_entropy(out[:, 1 : 1 + len(KINDS)], kind, ignore_index=-1, reduction="sum")
-            / (kind >= 0).sum().clamp_min(1),
-            "aux_values": ((error * known).sum(0) / known.sum(0).clamp_min(1)).mean(),
-        }
+        values = (values - self._centre) / self._scale
+        return beat.to(asked.device)[asked], kind.to(asked.device)[asked], values.to(asked.device)[asked]

@@ -14,7 +14,7 @@ import numpy as np
 from xecg.pretrain.synthetic import kind_of
 from xecg.signal import Recording, qrs
 
-__all__ = ["VALUES", "Beats", "Targets", "find_beats", "token_targets"]
+__all__ = ["NO_BEATS", "VALUES", "Beats", "Targets", "find_beats", "token_targets"]
 
 _BEFORE, _AFTER = 0.27, 0.32  # s of signal round an R peak
 _QRS = np.arange(-0.12, 0.125, 0.02)  # s after the R peak, of the samples taken
@@ -33,6 +33,9 @@ class Beats(NamedTuple):
     time: np.ndarray
     kind: np.ndarray
     waves: np.ndarray
+
+
+NO_BEATS = Beats(np.zeros(0, np.float32), np.zeros(0, np.int8), np.zeros((0, _WAVES), np.float32))
 
 
 class Targets(NamedTuple):

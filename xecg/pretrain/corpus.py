@@ -1,50 +1,36 @@
-"""The corpus: recordings of given folders as preprocessed windows in a store, never a recording of a benchmark.
+"""The corpus: preprocessed windows in a store, and the gate before it that no recording of a benchmark passes.
 
-Three walls stand before the store. A folder or record name that belongs to a benchmark set is refused (`BENCHMARKS`); a
-recording whose content hash is on a list is refused; a recording that shares a stretch of samples with one of the folders
-to compare with is refused, also when it was cut or renamed. Each stops the build: nothing is skipped in silence.
+Three walls stand there (`xecg.pretrain.build` puts them up). A folder or record name that belongs to a benchmark set is
+refused (`BENCHMARKS`); a recording whose content hash is on a list is refused; a recording that shares a stretch of samples
+with one of the folders to compare with is refused, also when it was cut or renamed. Each stops the build: nothing is
+skipped in silence.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from xecg.errors import ReadError, XECGError
 from xecg.io import find_records, read
-from xecg.io.atomic import replacing, write_json
-from xecg.io.store import Store, StoreItem, write_store
-from xecg.pretrain import synthetic as training
-from xecg.pretrain.beats import Beats, find_beats
+from xecg.io.store import Store
+from xecg.pretrain.beats import Beats
 from xecg.pretrain.known import BENCHMARK_RECORDINGS
-from xecg.signal import Recording, SignalSpec, preprocess
+from xecg.signal import Recording
 
-__all__ = [
-    "BENCHMARKS",
-    "Corpus",
-    "Report",
-    "Rule",
-    "benchmark_of",
-    "build_corpus",
-    "content_hash",
-    "fingerprints",
-    "read_report",
-]
+__all__ = ["BENCHMARKS", "Corpus", "Gate", "Rule", "benchmark_of", "content_hash", "fingerprints"]
 
-_WINDOW_S = 12.0  # of a training record at most; longer ones are cut
-_SHORTEST_S = 4.0  # a local view of 0.4 then has six tokens
-_FEWEST_VALID = 0.5  # share of valid samples of the best lead, below which a window is left out
 _RUN = 32  # samples under one fingerprint
 _DIGITS = 16  # of a content hash are compared
 _ONE_IN = 64  # of the fingerprints that are kept: those that are 0 modulo this
+_MANY = 20_000  # recordings above which one in _ONE_IN² runs is kept of each: memory, for copies that share little
 _SHARED = 0.05  # share of fingerprints in common above which two recordings hold the same signal
 
 
@@ -115,21 +101,11 @@ def fingerprints(recording: Recording) -> frozenset[int]:
     return frozenset(found)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a build did: windows in the store, recordings read, refused files with reasons, duplicates left out."""
-
-    windows: int
-    recordings: int
-    synthetic: int
-    compared: int
-    refused: tuple[str, ...]
-    duplicates: tuple[str, ...]
-    sources: tuple[str, ...]
-
-
 class Corpus:
-    """Preprocessed windows to train on: `len`, `record(i) -> (id, x float32 (leads, n))`, `digest` of their content."""
+    """Preprocessed windows to train on: `len`, `record(i) -> (id, x float32 (leads, n))`, `digest` of their content.
+
+    Samples stay on disk until they are asked for (a memory map).
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._store = Store(folder)
@@ -140,6 +116,15 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def patients(self) -> np.ndarray:
+        """int32 (windows,): windows of one patient have one number. Where no patient is known, a recording is one."""
+        path = self._store.folder / "patients.npy"
+        if path.is_file():
+            found: np.ndarray = np.load(path, allow_pickle=False)
+            return found
+        return np.unique([name.rpartition("@")[0] for name in self.ids], return_inverse=True)[1].astype(np.int32)
 
     def beats(self, index: int) -> Beats:
         """The beats of a window, in its samples. Raises ReadError where the corpus was built without them."""
@@ -157,144 +142,69 @@ class Corpus:
         return self.ids[index], self._store[index].signal
 
 
-def build_corpus(
-    folders: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-    spec: SignalSpec,
-    *,
-    synthetic: int = 0,
-    seed: int = 0,
-    forbidden: Iterable[str] = (),
-    compare: Sequence[str | os.PathLike[str]] = (),
-    reading: Callable[[Path], Recording] = read,
-) -> Report:
-    """Write a store of windows of at most 12 s from every recording under `folders`, as `spec` asks; returns what it did.
+class Gate:
+    """Lets a recording into the corpus once, and never one that is forbidden.
 
-    synthetic: so many simulated records beside them. forbidden: content hashes (16 hex digits or more) of recordings that
-    may not be trained on, beside those of `xecg.pretrain.known`.
-    compare: folders of benchmark recordings, read only to be compared with. Files that cannot be read, and recordings that
-    were there already, are left out and listed in the report (also OUT/report.json). Record ids are the folder's number,
-    the path below it and the first second of the window.
-
-    Raises XECGError, before anything is written, where a file belongs to a benchmark, by name, hash or shared samples.
+    forbidden: content hashes. compare: folders of benchmark recordings. expected: how many recordings will ask.
     """
-    files = [(place, path) for place in folders for path in find_records(place)]
-    for _, path in files:
-        name = benchmark_of(path)
-        if name is not None:
-            raise XECGError(
-                f"{path}: belongs to {name}, a benchmark that pretrained weights are scored on; no recording of it may be "
-                "trained on. Name the folders to train on one by one, without this one; rename it if only its name is like theirs"
-            )
-    state = _Gate(frozenset(forbidden), _known(compare))
-    spots = {os.fspath(place): f"{i}-{Path(place).resolve().name}" for i, place in enumerate(folders)}
-    kept = []
-    for place, path in files:  # a first pass, so that a refusal leaves nothing behind
-        try:
-            recording = reading(path)
-        except ReadError as error:
-            state.refused.append(str(error))
-            continue
-        if state.admits(recording, path):
-            base = Path(place) if Path(place).is_dir() else path.parent
-            kept.append((f"{spots[os.fspath(place)]}/{path.relative_to(base).with_suffix('').as_posix()}", path))
 
-    beats: list[Beats] = []
-
-    def items() -> Iterator[StoreItem]:
-        for name, path in kept:
-            yield from _windows(name, reading(path), spec, beats)
-        for index in range(synthetic):
-            made = training.record(seed=seed, index=index)
-            yield from _windows(f"synthetic/{seed}-{index:06d}", made, spec, beats)
-
-    windows = write_store(out, items(), spec_hash=spec.hash)
-    if not windows:
-        raise XECGError(f"no window of {_SHORTEST_S:g} s or more in {', '.join(spots)}; needed recordings to train on")
-    with replacing(Path(out) / "beats.npz") as temporary, open(temporary, "wb") as handle:
-        first = np.cumsum([0, *(len(b.time) for b in beats)])
-        time, kind, waves = (np.concatenate(column) for column in zip(*beats))
-        np.savez(handle, first=first, time=time, kind=kind, waves=waves)
-    report = Report(
-        windows,
-        len(kept),
-        synthetic,
-        state.compared,
-        tuple(state.refused),
-        tuple(state.duplicates),
-        tuple(spots.values()),
-    )
-    write_json(Path(out) / "report.json", asdict(report))
-    return report
-
-
-def read_report(folder: str | os.PathLike[str]) -> Report:
-    """The report of the build that wrote `folder`."""
-    data = json.loads((Path(folder) / "report.json").read_bytes())
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    return Report(**values)
-
-
-class _Gate:
-    """Lets a recording into the corpus once, and never one that is forbidden."""
-
-    def __init__(self, forbidden: frozenset[str], known: dict[str, frozenset[int]]) -> None:
-        self._forbidden = {digest[:_DIGITS] for digest in forbidden | BENCHMARK_RECORDINGS}
+    def __init__(
+        self, forbidden: Iterable[str] = (), compare: Sequence[str | os.PathLike[str]] = (), *, expected: int = 0
+    ) -> None:
+        self._forbidden = {digest[:_DIGITS] for digest in BENCHMARK_RECORDINGS.union(forbidden)}
+        self._thin = _ONE_IN**2 if expected > _MANY else 1
+        self._known = _Owners(compare)
+        self.compared = self._known.recordings
         self._seen: dict[str, str] = {}
-        self.compared = len(known)
-        self._owner = {mark: name for name, marks in known.items() for mark in marks}
         self._corpus: dict[int, str] = {}
-        self.refused: list[str] = []
-        self.duplicates: list[str] = []
 
-    def admits(self, recording: Recording, path: Path) -> bool:
-        """False for a duplicate. Raises XECGError for a forbidden recording."""
+    def ask(self, recording: Recording, name: str) -> tuple[str, np.ndarray, str | None]:
+        """What `admit` takes, and the recording that this one repeats, if any. Raises XECGError for a forbidden one."""
         digest = content_hash(recording)
         if digest[:_DIGITS] in self._forbidden:
             raise XECGError(
-                f"{path}: its content ({digest[:_DIGITS]}…) is on the list of recordings that may not be trained on; take it out"
+                f"{name}: its content ({digest[:_DIGITS]}…) is on the list of recordings that may not be trained on; take it out"
             )
-        marks = fingerprints(recording)
-        twin = _twin(marks, self._owner)
+        marks = np.fromiter(fingerprints(recording), np.uint64)
+        twin = self._known.twin(marks)
         if twin is not None:
-            raise XECGError(f"{path}: shares samples with {twin}, which may not be trained on; take it out")
-        before = self._seen.get(digest) or _twin(marks, self._corpus)
-        if before is not None:
-            self.duplicates.append(f"{path} repeats {before}")
-            return False
-        self._seen[digest] = str(path)
-        self._corpus.update(dict.fromkeys(marks, str(path)))
-        return True
+            raise XECGError(f"{name}: shares samples with {twin}, which may not be trained on; take it out")
+        marks = marks[marks % np.uint64(self._thin) == 0]
+        shared = [self._corpus[mark] for mark in marks.tolist() if mark in self._corpus]
+        return digest, marks, self._seen.get(digest) or _most(shared, len(marks))
+
+    def admit(self, name: str, digest: str, marks: np.ndarray) -> None:
+        """Remember a recording that is in the corpus."""
+        self._seen[digest] = name
+        self._corpus.update(dict.fromkeys(marks.tolist(), name))
 
 
-def _twin(marks: frozenset[int], owner: dict[int, str]) -> str | None:
-    """The recording that holds at least 3 of the marks, and 1 in 20 of them; None when there is none."""
-    shared = [owner[mark] for mark in marks if mark in owner]
-    if len(shared) < max(3, _SHARED * len(marks)):
-        return None
-    return max(set(shared), key=shared.count)
+def _most(shared: list[str], marks: int) -> str | None:
+    """The owner of most of the shared marks; None where they are fewer than 3, or than 1 in 20 of all."""
+    return max(set(shared), key=shared.count) if len(shared) >= max(3, _SHARED * marks) else None
 
 
-def _known(folders: Sequence[str | os.PathLike[str]]) -> dict[str, frozenset[int]]:
-    known: dict[str, frozenset[int]] = {}
-    for folder in folders:
-        for path in find_records(folder):
+class _Owners:
+    """Fingerprints of recordings to compare with, sorted, 12 bytes each."""
+
+    def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
+        self._names: list[str] = []
+        found: list[np.ndarray] = []
+        for path in (path for folder in folders for path in find_records(folder)):
             try:
-                known[str(path)] = fingerprints(read(path))
+                found.append(np.fromiter(fingerprints(read(path)), np.uint64))
             except ReadError:  # what cannot be read here cannot be trained on either
                 continue
-    return known
+            self._names.append(str(path))
+        self.recordings = len(self._names)
+        marks = np.concatenate([np.zeros(0, np.uint64), *found])
+        order = marks.argsort()
+        self._marks = marks[order]
+        self._owner = np.repeat(np.arange(len(found), dtype=np.int32), [len(part) for part in found])[order]
 
-
-def _windows(name: str, recording: Recording, spec: SignalSpec, beats: list[Beats]) -> Iterator[StoreItem]:
-    """The whole recording through the front end, as the model sees it later, then cut; each window's beats to `beats`."""
-    rate = spec.rate or recording.rate
-    x, mask = preprocess(recording, spec)
-    found = find_beats(recording, x, rate, second=spec.leads.index("II") if "II" in spec.leads else 0)
-    size, least = int(_WINDOW_S * rate), int(_SHORTEST_S * rate)
-    for start in range(0, max(1, x.shape[1]), size):
-        part, valid = x[:, start : start + size], mask[:, start : start + size]
-        if part.shape[1] >= least and valid.mean(1).max() >= _FEWEST_VALID:
-            here = (found.time >= start) & (found.time < start + size)
-            beats.append(Beats(found.time[here] - start, found.kind[here], found.waves[here]))
-            yield StoreItem(f"{name}@{start / rate:g}", part, valid, rate)
+    def twin(self, marks: np.ndarray) -> str | None:
+        if not len(self._marks):
+            return None
+        place = np.minimum(np.searchsorted(self._marks, marks), len(self._marks) - 1)
+        owners = self._owner[place[self._marks[place] == marks]]
+        return _most([self._names[i] for i in owners.tolist()], len(marks))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xecg.errors import SpecError, XECGError
+from xecg.pretrain.distributed import Group
 
 __all__ = ["GAMMA_RULES", "coding_rate", "compression", "expansion", "patch_term", "rank_me", "rate_maximum"]
 
@@ -33,16 +34,21 @@ def compression(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - others / (views * len(s) - views)
 
 
-def coding_rate(z: Tensor, *, epsilon: float = EPSILON) -> Tensor:
+def coding_rate(z: Tensor, *, epsilon: float = EPSILON, group: Group | None = None) -> Tensor:
     """R = ½ log det(I + p/(m·ε) ẐᵀẐ) of the rows of z (m, p), each divided by its norm.
 
-    The smaller of the two Gram matrices is factored: the determinant is the same. Not finite where z is not. Raises
-    XECGError when the matrix is finite and cannot be factored.
+    The smaller of the two Gram matrices is factored: the determinant is the same. group: z holds this process's rows, R is
+    that of all processes' rows, and equal on all; its gradient is the sum over processes of what each asks for, so each
+    should weigh R by 1/size. Not finite where z is not. Raises XECGError when the matrix is finite and cannot be factored.
     """
     with torch.autocast(z.device.type, enabled=False):
         rows = F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
         m, p = rows.shape
-        gram = rows.mT @ rows if p <= m else rows @ rows.mT
+        if group is not None and group.size > 1:
+            m = int(group.sum(torch.tensor(m, device=z.device)))
+            gram = group.sum(rows.mT @ rows)
+        else:
+            gram = rows.mT @ rows if p <= m else rows @ rows.mT
         one = torch.eye(len(gram), dtype=rows.dtype, device=rows.device)
         matrix = one + p / (m * epsilon) * gram
         if not bool(torch.isfinite(matrix).all()):
@@ -57,9 +63,11 @@ def coding_rate(z: Tensor, *, epsilon: float = EPSILON) -> Tensor:
         return factor.diagonal().log().sum()
 
 
-def expansion(z: Tensor, *, rule: str = "sqrt", epsilon: float = EPSILON) -> Tensor:
+def expansion(z: Tensor, *, rule: str = "sqrt", epsilon: float = EPSILON, group: Group | None = None) -> Tensor:
     """−γ · mean over the views of z (V, m, p) of `coding_rate`. rule: how γ follows from m, p and ε (`GAMMA_RULES`)."""
     _, m, p = z.shape
+    if group is not None:
+        m = int(group.sum(torch.tensor(m, device=z.device)))
     if rule not in GAMMA_RULES:
         raise SpecError(f"gamma rule is {rule!r}; needed one of {', '.join(GAMMA_RULES)}")
     gamma = {
@@ -67,7 +75,7 @@ def expansion(z: Tensor, *, rule: str = "sqrt", epsilon: float = EPSILON) -> Ten
         "sum": (p + m) / (p * m),
         "root": math.sqrt(epsilon * m) / p,
     }[rule]
-    return -gamma * torch.stack([coding_rate(view, epsilon=epsilon) for view in z]).mean()
+    return -gamma * torch.stack([coding_rate(view, epsilon=epsilon, group=group) for view in z]).mean()
 
 
 def patch_term(student: Tensor, teacher: Tensor, hidden: Tensor, *, average: str = "global") -> Tensor:

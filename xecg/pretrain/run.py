@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from xecg.errors import SpecError, XECGError
-from xecg.model.config import SIGNAL_PRESET
-from xecg.pretrain.corpus import Corpus, Report, build_corpus, read_report
-from xecg.pretrain.trainer import Settings, Summary, train
-from xecg.signal import PRESETS
+from xecg.model.config import SIGNAL_PRESET, XECGConfig
+from xecg.pretrain.build import Report, build_corpus, read_report
+from xecg.pretrain.corpus import Corpus
+from xecg.pretrain.distributed import Group, joined
+from xecg.pretrain.settings import Settings
+from xecg.pretrain.trainer import Summary, train
+from xecg.signal import PRESETS, SignalSpec
 
-__all__ = ["pretrain", "read_hashes"]
+__all__ = ["pretrain", "read_hashes", "spec_of"]
 
 
 def pretrain(
@@ -27,6 +30,8 @@ def pretrain(
     synthetic: int = 0,
     forbidden: Sequence[str] = (),
     compare: Sequence[str | os.PathLike[str]] = (),
+    device: str = "cpu",
+    micro: int = 0,
     save_every: int = 100,
     log_every: int = 10,
     max_memory_mb: float | None = None,
@@ -34,29 +39,74 @@ def pretrain(
 ) -> tuple[Report, Summary]:
     """Build the corpus OUT/corpus unless it is there, then train in OUT. SIGTERM and SIGINT save the state and end the run.
 
-    Called again with the same arguments it goes on, to the same bits as without the break. Arguments and errors as
-    `build_corpus` and `train`; SpecError too where OUT/corpus was built from other folders.
+    folders: of recordings, or one store (`xecg.pretrain.build`), which is then the corpus.
+    Called again with the same arguments it goes on, to the same bits as without the break. Under torchrun all processes
+    call it; the first one builds and writes. Arguments and errors as `build_corpus` and `train`; SpecError too where
+    OUT/corpus was built from other folders.
     """
-    place = Path(out) / "corpus"
-    if (place / "report.json").exists():
-        built = read_report(place)
-        asked = tuple(f"{i}-{Path(folder).resolve().name}" for i, folder in enumerate(folders))
-        if (built.sources, built.synthetic) != (asked, synthetic):
-            raise SpecError(
-                f"{place}: was built from {', '.join(built.sources)} and {built.synthetic} synthetic records; asked for are "
-                f"{', '.join(asked)} and {synthetic}. Give the same, or another output folder"
-            )
-    else:
-        spec = PRESETS[SIGNAL_PRESET[settings.model]]
-        built = build_corpus(
-            folders, place, spec, synthetic=synthetic, seed=settings.seed, forbidden=forbidden, compare=compare
-        )
-    with _stopping() as stop:
+    with joined(device) as group, _stopping() as stop:
+        place = Path(out) / "corpus"
+        if len(folders) == 1 and is_store(folders[0]):
+            place = Path(folders[0])
+            if synthetic:
+                raise SpecError(f"{place}: is a store, taken as it is; synthetic records go into it when it is built")
+        else:
+            _by_the_first(group, lambda: _build(folders, place, settings, synthetic, forbidden, compare))
         done = train(
-            settings, Corpus(place), out, save_every=save_every, log_every=log_every, max_memory_mb=max_memory_mb,
-            stop=stop, report=report,
+            settings, Corpus(place), out, device=device, micro=micro, save_every=save_every, log_every=log_every,
+            max_memory_mb=max_memory_mb, stop=stop, report=report,
         )  # fmt: skip
-    return built, done
+    return read_report(place), done
+
+
+def spec_of(model: str) -> SignalSpec:
+    """The front end of a preset. Raises SpecError for an unknown name."""
+    XECGConfig.preset(model)
+    return PRESETS[SIGNAL_PRESET[model]]
+
+
+def is_store(folder: str | os.PathLike[str]) -> bool:
+    return (Path(folder) / "manifest.json").is_file() and (Path(folder) / "report.json").is_file()
+
+
+def _build(
+    folders: Sequence[str | os.PathLike[str]],
+    place: Path,
+    settings: Settings,
+    synthetic: int,
+    forbidden: Sequence[str],
+    compare: Sequence[str | os.PathLike[str]],
+) -> None:
+    """The corpus of a run in `place`, unless it is there; SpecError where that is one of other folders."""
+    for folder in folders:
+        if is_store(folder):
+            raise SpecError(
+                f"{folder}: is a store, given beside other folders; needed one store, or folders of recordings"
+            )
+    if not (place / "report.json").exists():
+        build_corpus(
+            folders, place, spec_of(settings.model), synthetic=synthetic, seed=settings.seed, forbidden=forbidden, compare=compare
+        )  # fmt: skip
+        return
+    built = read_report(place)
+    asked = tuple(f"{i}-{Path(folder).resolve().name}" for i, folder in enumerate(folders))
+    if (built.sources, built.synthetic) != (asked, synthetic):
+        raise SpecError(
+            f"{place}: was built from {', '.join(built.sources)} and {built.synthetic} synthetic records; asked for are "
+            f"{', '.join(asked)} and {synthetic}. Give the same, or another output folder"
+        )
+
+
+def _by_the_first(group: Group, work: Callable[[], None]) -> None:
+    """Have the first process do it while the others wait; its mistake ends them all."""
+    error: XECGError | None = None
+    if group.first:
+        try:
+            work()
+        except XECGError as found:
+            error = found
+    if group.any(error is not None):
+        raise error or XECGError(f"process {group.rank}: the first process failed; its message says why")
 
 
 def read_hashes(path: str | os.PathLike[str]) -> tuple[str, ...]:
