@@ -11,9 +11,17 @@ from xecg.cli._common import print_json, printable
 
 __all__ = ["command"]
 
+_OF_VIEWS = {"few_leads": "few_leads", "stretch": "rate", "mask_chance": "mask_chance", "local_views": "local_views"}
+
 
 @click.command("pretrain")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A store, or a folder as FOLDERS; repeat.",
+)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--model", default="tiny", show_default=True, help="Preset to train: base, tiny or tiny-causal.")
 @click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
@@ -70,33 +78,32 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, *, folders: tuple[Path, ...], output: Path, model: str, steps: int, batch: int, rate: float,
-    expansion: float, auxiliary: float, repeat_real: int, mask_chance: float, local_views: int, seed: int, synthetic: int,
-    few_leads: float, stretch: float, forbid: Path | None, compare: tuple[Path, ...], device: str, micro: int,
-    scope: str, precision: str, save_every: int, log_every: int, max_memory: float | None, as_json: bool,
+    ctx: click.Context, *, folders: tuple[Path, ...], data: tuple[Path, ...], output: Path, synthetic: int,
+    forbid: Path | None, compare: tuple[Path, ...], device: str, micro: int, save_every: int, log_every: int,
+    max_memory: float | None, as_json: bool, **asked: Any,
 ) -> None:  # fmt: skip
-    """Train an encoder on every recording under FOLDERS (SimDINOv2, no labels).
+    """Train an encoder on a store (`xecg store build`) or on every recording under FOLDERS (SimDINOv2, no labels).
 
     The same command goes on with a run that was stopped or killed, to the same bits. `torchrun --nproc-per-node=N -m xecg
     pretrain …` spreads every batch over N processes, and any number may go on with the run of another. Folders and recordings
     of benchmark sets are refused by name and content; --compare finds copies of what lies in further folders. The teacher,
     in OUTPUT/teacher, is the model to use.
     """
+    folders += data
+    if not folders:
+        raise click.UsageError("needed --data, a store or a folder of recordings")
     from xecg.pretrain.distributed import first_process
     from xecg.pretrain.run import pretrain, read_hashes
     from xecg.pretrain.settings import Settings
     from xecg.pretrain.views import ViewSettings
 
-    views = ViewSettings(few_leads=few_leads, rate=stretch, mask_chance=mask_chance, local_views=local_views)
-    settings = Settings(
-        model=model, steps=steps, batch=batch, rate=rate, expansion=expansion, auxiliary=auxiliary, repeat_real=repeat_real,
-        seed=seed, scope=scope, precision=precision, views=views,
-    )  # fmt: skip
+    views = {name: asked.pop(option) for option, name in _OF_VIEWS.items()}
+    settings = Settings(views=ViewSettings(**views), **asked)
     hashes = read_hashes(forbid) if forbid is not None else ()
 
     def report(line: dict[str, Any]) -> None:
         click.echo(
-            f"step {line['step']:,}/{steps:,}  loss {line['loss']:.4f}  rate share {line['rate_share']:.2f}  "
+            f"step {line['step']:,}/{settings.steps:,}  loss {line['loss']:.4f}  rate share {line['rate_share']:.2f}  "
             f"{line['records_per_s']:.0f} records/s  {line.get('alarm', '')}".rstrip(),
             err=True,
         )

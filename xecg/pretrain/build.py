@@ -23,7 +23,7 @@ import numpy as np
 
 from xecg.errors import ReadError, ShapeError, SpecError, XECGError
 from xecg.io import find_records, read
-from xecg.io.atomic import replacing, write_json
+from xecg.io.atomic import remove_stale, replacing, write_json
 from xecg.io.store import StoreItem, join_stores, write_store
 from xecg.pretrain import synthetic as training
 from xecg.pretrain.beats import NO_BEATS, Beats, find_beats
@@ -109,6 +109,7 @@ def build_corpus(
     builder = _Builder(spec, seed, gate, patients or {}, reading)
     (target / "parts").mkdir(parents=True, exist_ok=True)
     (target / "manifest.json").unlink(missing_ok=True)
+    remove_stale(target)
     made = []
     for number, first in enumerate(range(0, len(sources), part)):
         made.append(target / "parts" / f"{number:06d}")
