@@ -18,8 +18,8 @@ from xecg.errors import XECGError
 __all__ = ["main"]
 
 _COMMANDS = (
-    "convert", "doctor", "embed", "finetune", "inspect", "plot", "predict", "preprocess", "pretrain", "similar", "store",
-    "stream",
+    "convert", "distill", "doctor", "embed", "finetune", "inspect", "plot", "predict", "preprocess", "pretrain", "similar",
+    "store", "stream",
 )  # fmt: skip
 
 

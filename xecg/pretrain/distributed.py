@@ -86,9 +86,11 @@ class Group:
         return bool(self.sum(torch.tensor(int(fact), device=self.device)) > 0)
 
     def sum_gradients_(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by the sum over processes; a missing one counts as 0."""
+        """Replace every gradient by the sum over processes; one that is missing on all stays so."""
         if self.size == 1:
             return
+        there = _summed(torch.tensor([int(p.grad is not None) for p in parameters], device=self.device)).tolist()
+        parameters = [p for p, count in zip(parameters, there) if count]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         dist.all_reduce(flat)
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters])):

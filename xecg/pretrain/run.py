@@ -1,4 +1,4 @@
-"""`pretrain`: from folders of recordings to a trained checkpoint, in one call that goes on where it was stopped."""
+"""`pretrain` and `distill`: from folders of recordings to a trained checkpoint, in one call that goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import signal as signals
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xecg.errors import SpecError, XECGError
+from xecg.model import XECG
 from xecg.model.config import SIGNAL_PRESET, XECGConfig
 from xecg.pretrain.build import Report, build_corpus, read_report
 from xecg.pretrain.corpus import Corpus
+from xecg.pretrain.distill import Distillation
 from xecg.pretrain.distributed import Group, joined
 from xecg.pretrain.settings import Settings
 from xecg.pretrain.trainer import Summary, train
 from xecg.signal import PRESETS, SignalSpec
 
-__all__ = ["pretrain", "read_hashes", "spec_of"]
+__all__ = ["distill", "is_store", "pretrain", "read_hashes", "spec_of"]
 
 
 def pretrain(
@@ -31,31 +34,53 @@ def pretrain(
     forbidden: Sequence[str] = (),
     compare: Sequence[str | os.PathLike[str]] = (),
     device: str = "cpu",
-    micro: int = 0,
-    save_every: int = 100,
-    log_every: int = 10,
-    max_memory_mb: float | None = None,
-    report: Callable[[dict[str, Any]], None] = lambda line: None,
+    **running: Any,
 ) -> tuple[Report, Summary]:
     """Build the corpus OUT/corpus unless it is there, then train in OUT. SIGTERM and SIGINT save the state and end the run.
 
-    folders: of recordings, or one store (`xecg.pretrain.build`), which is then the corpus.
-    Called again with the same arguments it goes on, to the same bits as without the break. Under torchrun all processes
-    call it; the first one builds and writes. Arguments and errors as `build_corpus` and `train`; SpecError too where
-    OUT/corpus was built from other folders.
+    folders: of recordings, or one store (`xecg.pretrain.build`), which is then the corpus. running: keyword arguments of
+    `train`. Called again with the same arguments it goes on, to the same bits as without the break. Under torchrun all
+    processes call it; the first one builds and writes. Arguments and errors as `build_corpus` and `train`; SpecError too
+    where OUT/corpus was built from other folders.
     """
     with joined(device) as group, _stopping() as stop:
-        place = Path(out) / "corpus"
-        if len(folders) == 1 and is_store(folders[0]):
-            place = Path(folders[0])
-            if synthetic:
-                raise SpecError(f"{place}: is a store, taken as it is; synthetic records go into it when it is built")
-        else:
-            _by_the_first(group, lambda: _build(folders, place, settings, synthetic, forbidden, compare))
-        done = train(
-            settings, Corpus(place), out, device=device, micro=micro, save_every=save_every, log_every=log_every,
-            max_memory_mb=max_memory_mb, stop=stop, report=report,
-        )  # fmt: skip
+        builder = _Builder(group, synthetic, settings.seed, forbidden, compare)
+        place = builder.place(folders, Path(out) / "corpus", spec_of(settings.model))
+        done = train(settings, Corpus(place), out, device=device, stop=stop, **running)
+    return read_report(place), done
+
+
+def distill(
+    teacher: XECG,
+    folders: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    look_ahead: int,
+    teacher_data: str | os.PathLike[str] | None = None,
+    synthetic: int = 0,
+    forbidden: Sequence[str] = (),
+    compare: Sequence[str | os.PathLike[str]] = (),
+    device: str = "cpu",
+    **running: Any,
+) -> tuple[Report, Summary]:
+    """As `pretrain`, with the objective of `xecg.pretrain.distill`: OUT/student learns the tokens of `teacher`.
+
+    teacher_data: a store of the same recordings for the teacher's front end, where folders is a store for the student's;
+    needed where the two differ. From folders of recordings both are built, OUT/corpus and OUT/teacher-corpus.
+    """
+    with joined(device) as group, _stopping() as stop:
+        builder = _Builder(group, synthetic, settings.seed, forbidden, compare)
+        spec = spec_of(settings.model)
+        place = builder.place(folders, Path(out) / "corpus", spec)
+        taught = None
+        if teacher_data is not None:
+            taught = Corpus(teacher_data)
+        elif spec.hash != teacher.spec.hash and place == Path(out) / "corpus":
+            taught = Corpus(builder.place(folders, Path(out) / "teacher-corpus", teacher.spec))
+        corpus = Corpus(place)
+        goal = Distillation(settings, corpus, group.device, teacher=teacher, taught=taught, look_ahead=look_ahead)
+        done = train(settings, corpus, out, objective=goal, device=device, stop=stop, **running)
     return read_report(place), done
 
 
@@ -69,32 +94,45 @@ def is_store(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / "manifest.json").is_file() and (Path(folder) / "report.json").is_file()
 
 
-def _build(
-    folders: Sequence[str | os.PathLike[str]],
-    place: Path,
-    settings: Settings,
-    synthetic: int,
-    forbidden: Sequence[str],
-    compare: Sequence[str | os.PathLike[str]],
-) -> None:
-    """The corpus of a run in `place`, unless it is there; SpecError where that is one of other folders."""
-    for folder in folders:
-        if is_store(folder):
+@dataclass(frozen=True)
+class _Builder:
+    """Builds the corpora of a run, in the first process."""
+
+    group: Group
+    synthetic: int
+    seed: int
+    forbidden: Sequence[str]
+    compare: Sequence[str | os.PathLike[str]]
+
+    def place(self, folders: Sequence[str | os.PathLike[str]], place: Path, spec: SignalSpec) -> Path:
+        """Where the corpus of `folders` is: the store that they are, or `place`, once it is built."""
+        if len(folders) == 1 and is_store(folders[0]):
+            if self.synthetic:
+                raise SpecError(
+                    f"{folders[0]}: is a store, taken as it is; synthetic records go into it when it is built"
+                )
+            return Path(folders[0])
+        _by_the_first(self.group, lambda: self._build(folders, place, spec))
+        return place
+
+    def _build(self, folders: Sequence[str | os.PathLike[str]], place: Path, spec: SignalSpec) -> None:
+        for folder in folders:
+            if is_store(folder):
+                raise SpecError(
+                    f"{folder}: is a store, given beside other folders; needed one store, or folders of recordings"
+                )
+        if not (place / "report.json").exists():
+            build_corpus(
+                folders, place, spec, synthetic=self.synthetic, seed=self.seed, forbidden=self.forbidden, compare=self.compare
+            )  # fmt: skip
+            return
+        built = read_report(place)
+        asked = tuple(f"{i}-{Path(folder).resolve().name}" for i, folder in enumerate(folders))
+        if (built.sources, built.synthetic) != (asked, self.synthetic):
             raise SpecError(
-                f"{folder}: is a store, given beside other folders; needed one store, or folders of recordings"
+                f"{place}: was built from {', '.join(built.sources)} and {built.synthetic} synthetic records; asked for are "
+                f"{', '.join(asked)} and {self.synthetic}. Give the same, or another output folder"
             )
-    if not (place / "report.json").exists():
-        build_corpus(
-            folders, place, spec_of(settings.model), synthetic=synthetic, seed=settings.seed, forbidden=forbidden, compare=compare
-        )  # fmt: skip
-        return
-    built = read_report(place)
-    asked = tuple(f"{i}-{Path(folder).resolve().name}" for i, folder in enumerate(folders))
-    if (built.sources, built.synthetic) != (asked, synthetic):
-        raise SpecError(
-            f"{place}: was built from {', '.join(built.sources)} and {built.synthetic} synthetic records; asked for are "
-            f"{', '.join(asked)} and {synthetic}. Give the same, or another output folder"
-        )
 
 
 def _by_the_first(group: Group, work: Callable[[], None]) -> None:

@@ -14,7 +14,18 @@ import numpy as np
 
 from xecg.errors import SpecError
 
-__all__ = ["MASK_RULES", "Batch", "ViewSettings", "block_mask", "draw", "make_batch", "reference_mask", "view"]
+__all__ = [
+    "MASK_RULES",
+    "Batch",
+    "ViewSettings",
+    "block_mask",
+    "draw",
+    "make_batch",
+    "placed",
+    "reference_mask",
+    "stretch_of",
+    "view",
+]
 
 MASK_RULES = ("exact", "reference")
 
@@ -115,10 +126,10 @@ def view(
 
     second: the row of lead II, which is never dropped. The numbers drawn do not depend on the content of x.
     """
-    return _placed(x, rng, settings, fraction=fraction, patch=patch, second=second)[0]
+    return placed(x, rng, settings, fraction=fraction, patch=patch, second=second)[0]
 
 
-def _placed(
+def placed(
     x: np.ndarray, rng: np.random.Generator, settings: ViewSettings, *, fraction: float, patch: int, second: int
 ) -> tuple[np.ndarray, float, float]:
     """`view`, and where it lies: its sample i is sample start + i·stretch of x."""
@@ -126,11 +137,8 @@ def _placed(
     stretch = 1 + settings.rate * rng.uniform(-1, 1)
     size = max(patch, int(fraction * n) // patch * patch)
     start = rng.uniform() * max(0.0, n - 1 - stretch * (size - 1))
-    if settings.rate:
-        out = _resampled(x, start, stretch, size)
-    else:
-        start = round(start)
-        out = x[:, start : start + size].copy()
+    start = start if settings.rate else round(start)
+    out = stretch_of(x, start, stretch, size, exact=not settings.rate)
     out *= rng.uniform(1 - settings.gain, 1 + settings.gain, (leads, 1)).astype(np.float32)
     dropped = np.less(rng.uniform(size=leads), settings.lead_drop)
     few, kept = rng.uniform() < settings.few_leads, int(rng.integers(leads))
@@ -143,8 +151,15 @@ def _placed(
     return out, start, stretch
 
 
-def _resampled(x: np.ndarray, start: float, stretch: float, size: int) -> np.ndarray:
-    """`size` samples of x from `start` on, `stretch` apart, between neighbours along straight lines."""
+def stretch_of(x: np.ndarray, start: float, stretch: float, size: int, *, exact: bool) -> np.ndarray:
+    """`size` samples of x (leads, n) from `start` on, `stretch` apart, between neighbours along straight lines.
+
+    exact: as they are, from the sample nearest to `start`; then what x ends before is 0.
+    """
+    if exact:
+        first = round(start)
+        part = x[:, first : first + size]
+        return part.copy() if part.shape[1] == size else np.pad(part, ((0, 0), (0, size - part.shape[1])))
     at = np.minimum(start + stretch * np.arange(size), x.shape[1] - 1)
     low = np.minimum(at.astype(np.int64), x.shape[1] - 2)
     share = (at - low).astype(np.float32)
@@ -165,7 +180,7 @@ def make_batch(
         fraction = settings.global_fraction if wide else settings.local_fraction
         for name, x in records:
             rng = draw(seed, epoch, name, v)
-            crop, *place = _placed(x, rng, settings, fraction=fraction, patch=patch, second=second)
+            crop, *place = placed(x, rng, settings, fraction=fraction, patch=patch, second=second)
             crops.append(crop)
             places.append((place[0], place[1]))
             if wide:
