@@ -21,7 +21,8 @@ from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distill import Distillation
 from xecg.pretrain.distributed import current
 from xecg.pretrain.objective import learned
-from xecg.pretrain.trainer import Settings, batch_of, train
+from xecg.pretrain.order import Batches
+from xecg.pretrain.trainer import Settings, train
 from xecg.pretrain.views import ViewSettings
 from xecg.signal import PRESETS
 
@@ -85,7 +86,7 @@ def test_a_token_is_compared_with_the_teachers_so_many_tokens_earlier(places: di
 
 def one_step(places: dict[str, Path], micro: int) -> dict[str, torch.Tensor]:
     group, aim = current(), goal(places)
-    own = list(group.share(batch_of(SETTINGS, Corpus(places["causal"]), 0)[1]))
+    own = list(group.share(Batches(SETTINGS, Corpus(places["causal"])).of(0)[1]))
     size = micro or len(own)
     pieces = [aim.load(own[i : i + size], 0) for i in range(0, len(own), size)]
     totals = group.sum(torch.stack([aim.counts(piece) for piece in pieces]).sum(0))

@@ -28,8 +28,9 @@ from xecg.pretrain.build import build_corpus
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distributed import Group, current
 from xecg.pretrain.objective import SimDINO, learned
+from xecg.pretrain.order import Batches
 from xecg.pretrain.state import states
-from xecg.pretrain.trainer import Settings, batch_of, train
+from xecg.pretrain.trainer import Settings, train
 from xecg.pretrain.views import ViewSettings
 from xecg.signal import PRESETS
 
@@ -102,7 +103,7 @@ def one_step(place: str, settings: Settings, micro: int) -> dict[str, torch.Tens
     """Parts of the loss and gradients of the first batch."""
     group, corpus = current(), Corpus(place)
     goal = SimDINO(settings, corpus, group.device)
-    own = list(group.share(batch_of(settings, corpus, 0)[1]))
+    own = list(group.share(Batches(settings, corpus).of(0)[1]))
     size = micro or len(own)
     pieces = [goal.load(own[i : i + size], 0) for i in range(0, len(own), size)]
     totals = group.sum(torch.stack([goal.counts(piece) for piece in pieces]).sum(0))
@@ -171,7 +172,7 @@ def test_a_run_goes_on_with_any_number_of_processes(place: Path, tmp_path: Path)
 
 def test_a_bad_record_of_one_process_makes_all_skip_the_step(place: Path, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=2)
-    first = [i for i, _ in batch_of(settings, Corpus(place), 0)[1]]
+    first = [i for i, _ in Batches(settings, Corpus(place)).of(0)[1]]
     found = spread(2, tmp_path / "run", run, str(place), str(tmp_path / "out"), settings, 99, (first[-1],))
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0] if k.startswith(("student", "teacher")))
     lines = [json.loads(text) for text in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]

@@ -26,7 +26,8 @@ from xecg.io.atomic import replacing
 from xecg.pretrain import state as on_disk
 from xecg.pretrain.build import build_corpus
 from xecg.pretrain.corpus import Corpus
-from xecg.pretrain.trainer import Settings, batch_of, train
+from xecg.pretrain.order import Batches
+from xecg.pretrain.trainer import Settings, train
 from xecg.pretrain.views import ViewSettings
 from xecg.signal import PRESETS
 
@@ -157,8 +158,8 @@ class Broken(Corpus):
 
 def test_a_step_that_is_not_finite_changes_nothing(corpus: Corpus, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=2)
-    first = batch_of(settings, corpus, 0)[1]
-    second = batch_of(settings, corpus, 1)[1]
+    first = Batches(settings, corpus).of(0)[1]
+    second = Batches(settings, corpus).of(1)[1]
     assert not set(first) & set(second)
     done = train(settings, Broken(corpus, {first[0][0]}), tmp_path, log_every=1)
     lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -184,7 +185,7 @@ def test_the_teacher_is_exported_with_a_card_and_is_not_the_student(corpus: Corp
     assert corpus.digest in teacher.card and "synthetic: 9 windows" in teacher.card and "7 steps of 4" in teacher.card
     assert not any(name.startswith("teacher") for name in student.state_dict())
     assert sorted(p.name for p in whole.iterdir()) == [
-        "log.jsonl", "settings.json", "state-000000007.safetensors", "student", "teacher",
+        "log.jsonl", "report.html", "settings.json", "state-000000007.safetensors", "student", "teacher",
     ]  # fmt: skip
 
 

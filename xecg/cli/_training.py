@@ -42,11 +42,26 @@ _OPTIONS = (
                  help="Records at once in a process; 0 = its part."),
     click.option("--save-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between states."),
     click.option("--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of the log."),
+    click.option("--held-out", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
+                 help="Share of patients that is kept for probes."),
+    click.option("--probe-every", type=click.IntRange(0), default=0, show_default=True,
+                 help="Steps between probes of held-out windows (heart rate, source); 0 = never."),
+    click.option("--tensorboard", is_flag=True, help="Draw the log in OUTPUT/tensorboard too, where the package is installed."),
     click.option("--max-memory", "max_memory_mb", type=click.FloatRange(0, min_open=True),
                  help="MB at which the run saves and stops."),
     click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
 )  # fmt: skip
-_RUNNING = ("synthetic", "compare", "device", "micro", "save_every", "log_every", "max_memory_mb")
+_RUNNING = (
+    "synthetic",
+    "compare",
+    "device",
+    "micro",
+    "save_every",
+    "log_every",
+    "probe_every",
+    "tensorboard",
+    "max_memory_mb",
+)
 
 
 def training_options(function: _F) -> _F:

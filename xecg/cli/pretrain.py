@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from xecg.cli._common import printable
 from xecg.cli._training import finish, progress_of, running, settings_of, training_options
 
 __all__ = ["command"]
@@ -34,17 +35,24 @@ __all__ = ["command"]
     "--mask-chance", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of a view to be masked."
 )
 @click.option("--local-views", type=click.IntRange(0), default=4, show_default=True, help="Short views of a record.")
+@click.option("--report", "only_report", is_flag=True, help="Write OUTPUT/report.html of a run that is there, and end.")
 @click.pass_context
 def command(
-    ctx: click.Context, *, folders: tuple[Path, ...], data: tuple[Path, ...], output: Path, as_json: bool, **values: Any
-) -> None:
+    ctx: click.Context, *, folders: tuple[Path, ...], data: tuple[Path, ...], output: Path, only_report: bool, as_json: bool,
+    **values: Any,
+) -> None:  # fmt: skip
     """Train an encoder on --data, or on every recording under FOLDERS, which is the same (SimDINOv2, no labels).
 
     The same command goes on with a run that was stopped or killed, to the same bits. `torchrun --nproc-per-node=N -m xecg
     pretrain …` spreads every batch over N processes, and any number may go on with the run of another. Folders and recordings
     of benchmark sets are refused by name and content; --compare finds copies of what lies in further folders. The teacher,
-    in OUTPUT/teacher, is the model to use.
+    in OUTPUT/teacher, is the model to use; OUTPUT/report.html shows how the run went.
     """
+    if only_report:
+        from xecg.pretrain.report import write_report
+
+        click.echo(printable(write_report(output)))
+        return
     if not folders + data:
         raise click.UsageError("needed --data, a store or a folder of recordings")
     from xecg.pretrain.run import pretrain

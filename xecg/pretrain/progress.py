@@ -6,13 +6,14 @@ import json
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from xecg.errors import XECGError
 from xecg.io.atomic import write_text
 
-__all__ = ["Clock", "append_line", "cut_lines", "read_lines"]
+__all__ = ["Clock", "append_line", "board", "cut_lines", "read_lines"]
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
@@ -35,6 +36,23 @@ def cut_lines(path: Path, step: int) -> None:
         write_text(path, "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step))
 
 
+def board(folder: Path) -> Callable[[dict[str, Any]], None]:
+    """Draws the numbers of a line in TensorBoard, by its step. Raises XECGError where the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise XECGError("tensorboard is not installed; install it, or read log.jsonl and report.html") from None
+    writer = SummaryWriter(str(folder))
+
+    def draw(line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step" and isinstance(value, (int, float)):
+                writer.add_scalar(name, value, line["step"])
+        writer.flush()
+
+    return draw
+
+
 class Clock:
     """Records a second, the share of time spent on making batches, memory."""
 
@@ -45,6 +63,10 @@ class Clock:
 
     def loaded(self) -> None:
         self._loading += self._lap()
+
+    def pause(self) -> None:
+        """Do not count what went by since the last lap."""
+        self._lap()
 
     def stepped(self, samples: int) -> None:
         self._computing += self._lap()

@@ -14,6 +14,7 @@ from typing import Any
 from xecg.errors import SpecError, XECGError
 from xecg.model import XECG
 from xecg.model.config import SIGNAL_PRESET, XECGConfig
+from xecg.pretrain import progress
 from xecg.pretrain.build import Report, build_corpus, read_report
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distill import Distillation
@@ -34,16 +35,19 @@ def pretrain(
     forbidden: Sequence[str] = (),
     compare: Sequence[str | os.PathLike[str]] = (),
     device: str = "cpu",
+    tensorboard: bool = False,
     **running: Any,
 ) -> tuple[Report, Summary]:
     """Build the corpus OUT/corpus unless it is there, then train in OUT. SIGTERM and SIGINT save the state and end the run.
 
-    folders: of recordings, or one store (`xecg.pretrain.build`), which is then the corpus. running: keyword arguments of
-    `train`. Called again with the same arguments it goes on, to the same bits as without the break. Under torchrun all
-    processes call it; the first one builds and writes. Arguments and errors as `build_corpus` and `train`; SpecError too
-    where OUT/corpus was built from other folders.
+    folders: of recordings, or one store (`xecg.pretrain.build`), which is then the corpus. tensorboard: draw the log in
+    OUT/tensorboard too. running: keyword arguments of `train`. Called again with the same arguments it goes on, to the same
+    bits as without the break. Under torchrun all processes call it; the first one builds and writes. Arguments and errors as
+    `build_corpus` and `train`; SpecError too where OUT/corpus was built from other folders.
     """
     with joined(device) as group, _stopping() as stop:
+        if tensorboard and group.first:
+            running["board"] = progress.board(Path(out) / "tensorboard")
         builder = _Builder(group, synthetic, settings.seed, forbidden, compare)
         place = builder.place(folders, Path(out) / "corpus", spec_of(settings.model))
         done = train(settings, Corpus(place), out, device=device, stop=stop, **running)
@@ -62,6 +66,7 @@ def distill(
     forbidden: Sequence[str] = (),
     compare: Sequence[str | os.PathLike[str]] = (),
     device: str = "cpu",
+    tensorboard: bool = False,
     **running: Any,
 ) -> tuple[Report, Summary]:
     """As `pretrain`, with the objective of `xecg.pretrain.distill`: OUT/student learns the tokens of `teacher`.
@@ -70,6 +75,8 @@ def distill(
     needed where the two differ. From folders of recordings both are built, OUT/corpus and OUT/teacher-corpus.
     """
     with joined(device) as group, _stopping() as stop:
+        if tensorboard and group.first:
+            running["board"] = progress.board(Path(out) / "tensorboard")
         builder = _Builder(group, synthetic, settings.seed, forbidden, compare)
         spec = spec_of(settings.model)
         place = builder.place(folders, Path(out) / "corpus", spec)

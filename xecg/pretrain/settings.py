@@ -32,7 +32,8 @@ class Settings:
     micro-batches; "local": each micro-batch of each process by itself, a different objective, weighted by its records.
     precision: of the encoder, "bfloat16" = autocast; losses, weights and moments are float32 always.
     auxiliary: weight of the beat heads (`xecg.pretrain.auxiliary`), 0 = none.
-    repeat_real: how often an epoch takes each window that is not simulated. Raises SpecError on a value out of range.
+    repeat_real: how often an epoch takes each window that is not simulated. held_out: share of the patients that no step takes,
+    for the probes (`xecg.pretrain.probes`). Raises SpecError on a value out of range.
     """
 
     model: str = "tiny"
@@ -53,6 +54,7 @@ class Settings:
     precision: str = "float32"
     auxiliary: float = 0.0
     repeat_real: int = 1
+    held_out: float = 0.0
     views: ViewSettings = field(default_factory=ViewSettings)
 
     def __post_init__(self) -> None:
@@ -60,7 +62,13 @@ class Settings:
         for name, least in (("steps", 1), ("batch", 2), ("seed", 0), ("repeat_real", 1)):
             if type(getattr(self, name)) is not int or getattr(self, name) < least:
                 raise SpecError(f"{name} is {getattr(self, name)!r}; needed a whole number, {least} or more")
-        for name, low, high in (("rate", 0, 1), ("warmup", 0, 1), ("layer_decay", 0, 1), ("first_beta", 0, 1)):
+        for name, low, high in (
+            ("rate", 0, 1),
+            ("warmup", 0, 1),
+            ("layer_decay", 0, 1),
+            ("first_beta", 0, 1),
+            ("held_out", 0, 0.5),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise SpecError(f"{name} is {getattr(self, name)!r}; needed {low}..{high}")
         if not self.clip > 0 or self.expansion < 0 or self.auxiliary < 0:

@@ -3,7 +3,8 @@
 A run is a folder:
 
     OUT/settings.json            what was asked for
-    OUT/log.jsonl                one line every few steps
+    OUT/log.jsonl                one line every few steps; OUT/probes.jsonl: of the probes, where they are asked for
+    OUT/report.html              both as a page, written when a run ends or is stopped
     OUT/state-STEP.safetensors   student, teacher, AdamW moments; counters in the header; the newest two are kept
     OUT/student, OUT/teacher     checkpoint folders, written at the end; the teacher is the model to use
 
@@ -28,12 +29,14 @@ from xecg.pretrain import losses, schedule
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distributed import Group, current
 from xecg.pretrain.objective import Objective, Result, SimDINO, learned
+from xecg.pretrain.order import Batches
+from xecg.pretrain.probes import Probes
 from xecg.pretrain.progress import Clock, append_line, cut_lines
+from xecg.pretrain.report import write_report
 from xecg.pretrain.settings import Settings
 from xecg.pretrain.state import Run, export, identity, read_state, states, write_state
-from xecg.pretrain.views import draw
 
-__all__ = ["Settings", "Summary", "batch_of", "train"]
+__all__ = ["Settings", "Summary", "train"]
 
 _BAD_STEPS = 3  # in a row that end the run
 _COLLAPSED = 0.1  # share of the largest possible coding rate, below which views say nothing
@@ -58,6 +61,8 @@ def train(
     card: str | None = None,
     save_every: int = 100,
     log_every: int = 10,
+    probe_every: int = 0,
+    board: Callable[[dict[str, Any]], None] = lambda line: None,
     max_memory_mb: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[dict[str, Any]], None] = lambda line: None,
@@ -65,20 +70,23 @@ def train(
     """Train, or go on training, in the folder `out`, until `settings.steps` are done or `stop()` says so on any process.
 
     objective: default `SimDINO`. device: where it runs; in a process group (`xecg.pretrain.distributed`) each process takes
-    its part of every batch, and the first one writes. micro: records a process takes through the model at once; 0 = its whole
-    part. card: text of the exported checkpoints; default: `state.describe`. report: called with every line of the log. A step
-    whose loss or gradient is not finite is skipped; three in a row end the run.
+    its part of every batch, and the first one writes. micro: records a process takes through the model at once; 0 = its
+    whole part. card: text of the exported checkpoints; default: `state.describe`. probe_every: steps between lines of
+    probes.jsonl, 0 = none; needs held-out windows. report: called with every line of the log; board: with those and the
+    probes'. A step whose loss or gradient is not finite is skipped; three in a row end the run.
 
     Raises CheckpointError where `out` holds a run of other settings or another corpus, SpecError where the corpus does not
     fit, XECGError on non-finite steps in a row or above max_memory_mb of resident memory; the last good state stays.
     """
     group, folder, clock = current(device), Path(out), Clock()
+    batches = Batches(settings, corpus)
+    probes = Probes(corpus, batches.held) if probe_every else None
     run = _open(settings, corpus, folder, group, objective, micro)
     parameters = [parameter for _, parameter in learned(run.objective)]
     line: dict[str, Any] = {}
     bad = 0
     while run.step < settings.steps and not group.any(stop()):
-        epoch, ids = batch_of(settings, corpus, run.step)
+        epoch, ids = batches.of(run.step)
         own = list(group.share(ids))
         size = micro or len(own)
         pieces = [run.objective.load(own[i : i + size], epoch) for i in range(0, len(own), size)]
@@ -119,7 +127,13 @@ def train(
                 line["alarm"] = "collapse: pooled vectors span almost nothing"
             if group.first:
                 append_line(folder / "log.jsonl", line)
+                board(line)
                 report(line)
+        if probes and group.first and bad == 0 and (run.step % probe_every == 0 or run.step == settings.steps):
+            found = {"step": run.step} | probes.ask(run.objective.teacher or run.objective.student, group.device)
+            append_line(folder / "probes.jsonl", found)
+            board(found)
+            clock.pause()
         if bad == _BAD_STEPS:
             raise XECGError(
                 f"step {run.step}: loss {loss}, gradient norm {float(norm)}, the third in a row that is not "
@@ -137,27 +151,16 @@ def train(
         write_state(run, folder)
     if group.first and finished:
         export(run, settings, corpus, folder, card)
+    if group.first:
+        write_report(folder)
     group.any(False)  # nobody leaves before what the first process writes is there
     return Summary(run.step, finished, line)
-
-
-def batch_of(settings: Settings, corpus: Corpus, step: int) -> tuple[int, list[tuple[int, int]]]:
-    """The epoch of a step and the records of its batch, (index, repetition); the rest of an epoch that fills none is left out."""
-    pool = [(i, 0) for i in range(len(corpus))]
-    if settings.repeat_real > 1:
-        real = [i for i, name in enumerate(corpus.ids) if not name.startswith("synthetic/")]
-        pool += [(i, k) for k in range(1, settings.repeat_real) for i in real]
-    epoch, place = divmod(step, len(pool) // settings.batch)
-    order = draw(settings.seed, epoch, "order").permutation(len(pool))
-    return epoch, [pool[i] for i in order[place * settings.batch : (place + 1) * settings.batch].tolist()]
 
 
 def _open(
     settings: Settings, corpus: Corpus, folder: Path, group: Group, objective: Objective | None, micro: int
 ) -> Run:
     """A new run, or the one in `folder` from its newest whole state."""
-    if len(corpus) < settings.batch:
-        raise SpecError(f"corpus holds {len(corpus)} windows; needed at least one batch, {settings.batch}")
     if settings.batch < group.size:
         raise SpecError(f"batch is {settings.batch} for {group.size} processes; needed one record each, or more")
     goal = SimDINO(settings, corpus, group.device) if objective is None else objective
@@ -181,9 +184,10 @@ def _open(
         read_state(run, kept[-1])
     group.same("the run", f"{run.step} steps, {sorted(run.identity.items())}")
     if group.first:
-        if not kept:
-            (folder / "log.jsonl").unlink(missing_ok=True)
-        cut_lines(folder / "log.jsonl", run.step)
+        for name in ("log.jsonl", "probes.jsonl"):
+            if not kept:
+                (folder / name).unlink(missing_ok=True)
+            cut_lines(folder / name, run.step)
         write_json(folder / "settings.json", settings.to_dict())
     return run
 
