@@ -27,6 +27,7 @@ _PARTLY = 3
 _DEFAULT_MODELS = (
     "xecg-tiny",
     "xecg-random",
+    "waves",
     "rr",
     "age-sex",
     "majority",
@@ -95,7 +96,7 @@ def _print_json(value: Any) -> None:
 @_json_option
 def list_(data: str | None, as_json: bool) -> None:
     """Tasks with the state of their data, and models."""
-    from benchecg.models import MODELS
+    from benchecg.models import CHECKPOINTS, MODELS
     from benchecg.tasks import load_task, task_ids
 
     tasks = [load_task(i) for i in task_ids()]
@@ -106,7 +107,7 @@ def list_(data: str | None, as_json: bool) -> None:
              "state": states[t.id]}
             for t in tasks
         ]  # fmt: skip
-        _print_json({"tasks": rows, "models": MODELS})
+        _print_json({"tasks": rows, "models": MODELS, "checkpoints": CHECKPOINTS})
         return
     for t in tasks:
         dataset = f"{t.dataset.name}, {t.dataset.access}"
@@ -114,7 +115,11 @@ def list_(data: str | None, as_json: bool) -> None:
     click.echo("")
     for name, about in MODELS.items():
         click.echo(f"{name:<18} {about}")
-    click.echo("a checkpoint folder or module:Class of your own works in place of a model's name")
+    for name, about in CHECKPOINTS.items():
+        click.echo(f"{f'{name}=FILE':<18} {about}")
+    click.echo(
+        "a checkpoint folder or module:Class of your own works in place of a model's name; docs/MODELS.md says how"
+    )
 
 
 def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
@@ -378,21 +383,30 @@ def _printable(text: str) -> str:
 @main.command("validate-adapter")
 @click.argument("name")
 @click.option(
-    "--long-s", type=click.FloatRange(1), default=120.0, show_default=True, help="Length of the long recording, s."
+    "--long-s", type=click.FloatRange(1), default=1_800.0, show_default=True, help="Length of the long recording, s."
+)
+@click.option(
+    "--reference",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Of a downloaded checkpoint: inputs and features by the origin's own code (.npz).",
 )
 @_json_option
 @click.pass_context
-def validate_adapter(ctx: click.Context, name: str, long_s: float, as_json: bool) -> None:
-    """Check that an adapter keeps its contract, on simulated input."""
+def validate_adapter(ctx: click.Context, name: str, long_s: float, reference: Path | None, as_json: bool) -> None:
+    """Check that an adapter keeps its contract, on simulated input; of a downloaded checkpoint, that it is the origin's model."""
     from dataclasses import asdict
 
     from benchecg.models import load_adapter
     from benchecg.validation import validate_adapter as validate
 
-    checks = validate(load_adapter(name), long_s=long_s)
+    adapter: Any = load_adapter(name)
+    checks = validate(adapter, long_s=long_s, reference=reference)
+    passed = all(c.passed for c in checks)
     if as_json:
         _print_json([asdict(c) for c in checks])
     else:
         for check in checks:
             click.echo(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found}")
-    ctx.exit(0 if all(c.passed for c in checks) else 1)
+    if passed and hasattr(adapter, "accept"):
+        click.echo(f"validated; written to {adapter.accept()}", err=True)
+    ctx.exit(0 if passed else 1)

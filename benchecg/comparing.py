@@ -43,6 +43,11 @@ def _runs_of(root: Path, model: str) -> dict[str, Path]:
     if not found:
         scored = ", ".join(sorted({r.model["id"] for _, r in results if r.predictions})) or "none"
         raise SpecError(f"there is no scored run of {model!r} under {root}; models with scores there: {scored}")
+    if not all(r.validated for _, r in results if r.model["id"] == model):
+        raise SpecError(
+            f"{model} is not validated against its origin: its features may not be the published model's. Run "
+            "`benchecg validate-adapter` on it with --reference, then run it again (its features come from the cache)"
+        )
     return found
 
 

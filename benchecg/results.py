@@ -11,11 +11,12 @@ from typing import Any
 from benchecg.tasks import PARTS, SUITE
 from xecg.errors import ReadError
 
-__all__ = ["FORMAT", "Result", "find_results", "read_result", "suite_score", "write_result"]
+__all__ = ["FORMAT", "UNVALIDATED", "Result", "find_results", "read_result", "suite_score", "write_result"]
 
 FORMAT = "benchecg-result/2"
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
+UNVALIDATED = "UNVALIDATED"  # first word of the note of a run that is kept out of comparisons
 
 _ESTIMATE = {"value": (float, None), "low": (float, None), "high": (float, None), "undefined": float}
 
@@ -95,6 +96,11 @@ class Result:
     def headline(self) -> Mapping[str, Any] | None:
         """value, low, high, undefined of the task's own metric; None when there is no score."""
         return self.metrics.get(self.task["metric"])
+
+    @property
+    def validated(self) -> bool:
+        """False while the model's architecture is not checked against its origin; see `benchecg.models.origin`."""
+        return not any(note.startswith(f"{UNVALIDATED}:") for note in self.notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -13,7 +13,7 @@ from typing import Any
 from benchecg.answering import PROTOCOLS, Answer, answer, unsuited
 from benchecg.models.base import Adapter
 from benchecg.predictions import Predictions, peak_predictions_of, predictions_of, read_predictions, write_predictions
-from benchecg.results import PREDICTIONS_FILE, Result, write_result
+from benchecg.results import PREDICTIONS_FILE, UNVALIDATED, Result, write_result
 from benchecg.scoring import score
 from benchecg.stats import RESAMPLES
 from benchecg.subgroups import record_facts
@@ -261,6 +261,11 @@ def _notes(loaded: LoadedTask, adapter: Adapter) -> list[str]:
         full = f" of {task.full_records:,}" if task.full_records else ""
         notes.insert(
             0, f"SUBSET: {len(data.records):,}{full} records; not comparable with results on the full data set"
+        )
+    if getattr(adapter, "validated", True) is False:
+        notes.insert(
+            0,
+            f"{UNVALIDATED}: the architecture is written from a description and not checked against the origin's features",
         )
     if adapter.trained is False:
         notes.insert(0, "UNTRAINED: the encoder has random weights")

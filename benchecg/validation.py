@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,13 @@ from benchecg.models.base import Adapter, Tokens
 from xecg.errors import XECGError
 from xecg.signal import STANDARD_LEADS, Recording
 
-__all__ = ["Check", "validate_adapter"]
+__all__ = ["LONG_S", "Check", "validate_adapter"]
 
+LONG_S = 1_800.0  # half an hour, as a record of MIT-BIH
 _RATE_HZ = 500.0
 _BATCH_TOLERANCE = 1e-4  # largest change of a feature when companions are encoded with it
+_PULSE_MV, _PULSE_S = 1.0, 0.02  # height and standard deviation of what is put into one token
+_PLACES = 4  # tokens of a recording below which there is nothing to place
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,11 @@ def _constant() -> Recording:
     return Recording(signal=signal, rate=_RATE_HZ, leads=STANDARD_LEADS, mask=np.ones(signal.shape, bool))
 
 
-def validate_adapter(adapter: Adapter, *, long_s: float = 120.0) -> list[Check]:
-    """Every check on simulated input, in order. long_s: length of the long recording in seconds."""
+def validate_adapter(adapter: Adapter, *, long_s: float = LONG_S, reference: Path | None = None) -> list[Check]:
+    """Every check on simulated input, in order. long_s: length of the long recording in seconds.
+
+    reference: of an adapter on somebody else's checkpoint, what the origin's own code says; see `benchecg.models.origin`.
+    """
     ten = _recording(10)
     checks = [
         _one(adapter, "10 s, 12 leads", lambda: ten),
@@ -54,7 +62,9 @@ def validate_adapter(adapter: Adapter, *, long_s: float = 120.0) -> list[Check]:
         _one(adapter, "a constant on all leads", _constant),
     ]
     if checks[0].passed:
-        checks += [_batch(adapter, ten), _repeat(adapter, ten)]
+        checks += [_batch(adapter, ten), _repeat(adapter, ten), _placed(adapter, ten)]
+    if hasattr(adapter, "differs_from"):
+        checks.append(_origin(adapter, reference))
     return checks
 
 
@@ -101,3 +111,52 @@ def _repeat(adapter: Adapter, recording: Recording) -> Check:
         return change == 0, f"largest change {change:.2g}, allowed 0"
 
     return _guarded("the same input twice gives the same features", check)
+
+
+def _placed(adapter: Adapter, recording: Recording) -> Check:
+    """A pulse within one token must change the tokens there most; a token later, a token later."""
+
+    def check() -> tuple[bool, str]:
+        plain = adapter.features([recording])[0]
+        count = len(plain.values)
+        if count < _PLACES:
+            return True, f"{count} token{'s' * (count > 1)} in {recording.duration_s:g} s: nothing to place"
+        found, allowed = [], True
+        for k in (count // 2, count // 2 + 1):
+            start, length = plain.start_s[k], plain.length_s[k]
+            with_pulse = adapter.features([_pulsed(recording, start + length / 2)])[0]
+            seen_s = _where_changed(plain, with_pulse, recording.duration_s)
+            if seen_s is None:
+                return True, "a pulse of 1 mV changes nothing: nothing to place"
+            allowed &= start - length <= seen_s < start + 2 * length
+            found.append(f"a pulse at {start + length / 2:.2f} s changes most at {seen_s:.2f} s")
+        return allowed, f"{'; '.join(found)}, tokens of {length:.2f} s"
+
+    return _guarded("a change in the signal changes the tokens of its time", check)
+
+
+def _pulsed(recording: Recording, at_s: float) -> Recording:
+    t = np.arange(recording.signal.shape[1]) / recording.rate - at_s
+    pulse = _PULSE_MV * np.exp(-0.5 * (t / _PULSE_S) ** 2)
+    return recording.with_(signal=(recording.signal + pulse).astype(np.float32))
+
+
+def _where_changed(a: Tokens, b: Tokens, duration_s: float) -> float | None:
+    """The time at which two token sequences differ most, None where they do not."""
+    t = np.arange(0.005, duration_s, 0.01)
+    (i, known), (j, also) = a.at(t), b.at(t)
+    change = np.linalg.norm(a.values[i] - b.values[j], axis=1) * (known & also)
+    return float(t[change.argmax()]) if change.max() > 0 else None
+
+
+def _origin(adapter: Any, reference: Path | None) -> Check:
+    def check() -> tuple[bool, str]:
+        if reference is None:
+            return (
+                False,
+                "no reference was given; make one with the origin's own code as docs/MODELS.md says, and pass --reference",
+            )
+        difference, allowed = adapter.differs_from(reference)
+        return difference <= allowed, f"largest difference {difference:.2g}, allowed {allowed:.2g}"
+
+    return _guarded("features equal those of the origin's own code", check)

@@ -9,11 +9,14 @@ from typing import Any
 from benchecg.models.base import Adapter, Tokens
 from xecg.errors import SpecError
 
-__all__ = ["MODELS", "Adapter", "Tokens", "load_adapter"]
+__all__ = ["CHECKPOINTS", "MODELS", "Adapter", "Tokens", "load_adapter"]
 
 MODELS = {
     "xecg-tiny": "the shipped tiny encoder",
     "xecg-random": "the tiny architecture with random weights of another seed: the floor of the architecture",
+    "xlstm": "a small xLSTM with random weights, to be trained on the task",
+    "xresnet1d101": "a residual network with random weights, to be trained on the task",
+    "waves": "age, sex, RR intervals and sizes of the waves of detected beats",
     "rr": "RR intervals of detected beats",
     "age-sex": "age, sex and heart rate",
     "majority": "constant: the floor of the metric",
@@ -21,35 +24,63 @@ MODELS = {
     "beat-75": "a peak every 0.8 s: the floor of a peaks task",
     "sleepecg": "the detector of the sleepecg package, where it is installed, for peaks tasks",
 }
-_SEEN = ("Georgia 12-lead", "Chapman-Shaoxing/Ningbo", "CODE-15 %", "CPSC 2021")  # parts of them, by the shipped tiny
-_FORMS = "or a checkpoint folder, or module:Class for your own"
+CHECKPOINTS = {
+    "ecgfounder": "ECGFounder, 12 leads: 12_lead_ECGFounder.pth of huggingface.co/PKUDigitalHealth/ECGFounder",
+    "ecgfounder-1": "ECGFounder, lead I: 1_lead_ECGFounder.pth of the same place",
+    "ecg-jepa": "ECG-JEPA: multiblock_epoch100.pth of github.com/sehunfromdaegu/ECG_JEPA",
+}
+_HOME = {
+    "xecg-tiny": "xecg:shipped_xecg",
+    "xecg-random": "xecg:random_xecg",
+    "xlstm": "xecg:supervised_xlstm",
+    "xresnet1d101": "xresnet:xresnet1d",
+    "waves": "waves:Waves",
+    "rr": "baselines:RRIntervals",
+    "age-sex": "baselines:Demographics",
+    "majority": "baselines:Constant",
+    "qrs": "detectors:Detections",
+    "beat-75": "detectors:Metronome",
+    "sleepecg": "detectors:SleepECG",
+    "ecgfounder": "founder:ecgfounder",
+    "ecgfounder-1": "founder:ecgfounder_one_lead",
+    "ecg-jepa": "jepa:ecg_jepa",
+}
+_WRAPPED = ("st-mem", "ecg-cpc", "ecg-fm")
+_FORMS = "a checkpoint folder, NAME=FILE for a downloaded checkpoint, or module:Class for your own"
 
 
 def load_adapter(name: str) -> Adapter:
-    """The adapter called `name`. Raises SpecError on a name that is neither known, nor a folder, nor module:Class."""
-    if name in ("rr", "age-sex", "majority"):
-        from benchecg.models.baselines import Constant, Demographics, RRIntervals
+    """The adapter called `name`: one of `MODELS`, one of `CHECKPOINTS` as NAME=FILE, a checkpoint folder, or module:Class.
 
-        baselines: dict[str, type[Adapter]] = {"rr": RRIntervals, "age-sex": Demographics, "majority": Constant}
-        return baselines[name]()
-    if name in ("qrs", "beat-75", "sleepecg"):
-        from benchecg.models.detectors import Detections, Metronome, SleepECG
-
-        detectors: dict[str, type[Any]] = {"qrs": Detections, "beat-75": Metronome, "sleepecg": SleepECG}
-        return detectors[name]()
-    if name == "xecg-random":
-        from benchecg.models.xecg import random_xecg
-
-        return random_xecg()
-    if name == "xecg-tiny" or Path(name).is_dir():
+    Raises SpecError on any other name, CheckpointError on a file that is not that model's.
+    """
+    if name in MODELS:
+        return _ours(name)()
+    kind, equals, file = name.partition("=")
+    if kind in CHECKPOINTS:
+        if not equals:
+            raise SpecError(f"{kind} needs its weights: download them ({CHECKPOINTS[kind]}) and say {kind}=FILE")
+        return _ours(kind)(file)
+    if Path(name).is_dir():
         from benchecg.models.xecg import XECGAdapter
         from xecg import load
 
-        ours = name == "xecg-tiny"
-        return XECGAdapter(load("tiny" if ours else name), id=Path(name).name, pretrained_on=_SEEN if ours else None)
+        return XECGAdapter(load(name), id=Path(name).name)
+    if name in _WRAPPED:
+        raise SpecError(
+            f"the licence of {name} lets nobody ship or rewrite it here; wrap your own checkout: a class of five lines, which "
+            "docs/MODELS.md shows, then module:Class as the model's name"
+        )
     if ":" in name:
         return _users(name)
-    raise SpecError(f"there is no model {name!r}; the models are {', '.join(MODELS)}, {_FORMS}")
+    raise SpecError(
+        f"there is no model {name!r}; the models are {', '.join(MODELS)}, {', '.join(f'{c}=FILE' for c in CHECKPOINTS)}; or {_FORMS}"
+    )
+
+
+def _ours(name: str) -> Any:
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(import_module(f"benchecg.models.{module}"), attribute)
 
 
 def _users(name: str) -> Adapter:

@@ -10,6 +10,8 @@ class Mine:
 
     def features(self, recordings):
         return [Tokens(encode(r.signal), start_s=..., length_s=...) for r in recordings]
+
+A torch network needs less: `benchecg.models.wrapped.Wrapped` does windows and times; docs/MODELS.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 from benchecg.models.base import Tokens
 from xecg.signal import Recording
 
-__all__ = ["Constant", "Demographics", "RRIntervals"]
+__all__ = ["Constant", "Demographics", "RRIntervals", "peaks_s", "person", "rr_tokens"]
 
 _LOCAL = 5  # RR intervals each side that a beat is compared with: about 10 beats, as de Chazal et al. 2004 for the local mean
 _AGE_CENTRE = 50.0  # years; stands for an unknown age, with a flag beside it
@@ -52,26 +52,7 @@ class RRIntervals:
         return [self._one(r) for r in recordings]
 
     def _one(self, recording: Recording) -> Tokens:
-        peak_s = _peaks_s(recording)
-        if len(peak_s) < 3:
-            return _whole(np.array([0, 0, 0, 0, 0, 0, 0, 1], np.float32), recording)
-        rr = np.log(np.diff(peak_s))
-        before, after = np.r_[rr[0], rr], np.r_[rr, rr[-1]]
-        local = np.array([before[max(0, i - _LOCAL) : i + _LOCAL + 1].mean() for i in range(len(before))])
-        mean = np.full_like(local, rr.mean())
-        columns = (
-            before,
-            after,
-            local,
-            mean,
-            before - local,
-            after - local,
-            np.abs(before - after),
-            np.zeros_like(mean),
-        )
-        middle = (peak_s[1:] + peak_s[:-1]) / 2
-        edges = np.r_[0.0, middle, recording.duration_s]
-        return Tokens(np.stack(columns, 1).astype(np.float32), start_s=edges[:-1], length_s=np.diff(edges))
+        return rr_tokens(recording, peaks_s(recording))
 
 
 class Demographics:
@@ -86,27 +67,29 @@ class Demographics:
 
     def features(self, recordings: Sequence[Recording]) -> list[Tokens]:
         """One token a recording."""
-        return [_whole(np.array([*_person(r), *_rhythm(r)], np.float32), r) for r in recordings]
+        return [_whole(np.array([*person(r), *_rhythm(r)], np.float32), r) for r in recordings]
 
 
 def _whole(values: np.ndarray, recording: Recording) -> Tokens:
     return Tokens(values[None], start_s=np.zeros(1), length_s=np.array([recording.duration_s]))
 
 
-def _peaks_s(recording: Recording) -> np.ndarray:
+def peaks_s(recording: Recording) -> np.ndarray:
+    """Detected beats of a recording, s, ascending."""
     from xecg.signal import qrs
 
     return np.asarray(qrs.detect(recording.signal, recording.rate)) / recording.rate
 
 
-def _person(recording: Recording) -> tuple[float, ...]:
+def person(recording: Recording) -> tuple[float, ...]:
+    """Age in years (50 where unknown), age unknown, male, female."""
     age, sex = recording.meta.get("age"), recording.meta.get("sex")
     years = _AGE_CENTRE if age is None else float(age)
     return years, float(age is None), float(sex == "M"), float(sex == "F")
 
 
 def _rhythm(recording: Recording) -> tuple[float, ...]:
-    rr = np.diff(_peaks_s(recording))
+    rr = np.diff(peaks_s(recording))
     if len(rr) < 2:
         return 0.0, 0.0, 0.0, 1.0
     return (
@@ -115,3 +98,26 @@ def _rhythm(recording: Recording) -> tuple[float, ...]:
         float(np.sqrt(np.mean(np.diff(rr) ** 2)) / rr.mean()),
         0.0,
     )
+
+
+def rr_tokens(recording: Recording, peak_s: np.ndarray) -> Tokens:
+    """Eight RR features of each beat, its token half way to its neighbours; one token with a flag under three beats."""
+    if len(peak_s) < 3:
+        return _whole(np.array([0, 0, 0, 0, 0, 0, 0, 1], np.float32), recording)
+    rr = np.log(np.diff(peak_s))
+    before, after = np.r_[rr[0], rr], np.r_[rr, rr[-1]]
+    local = np.array([before[max(0, i - _LOCAL) : i + _LOCAL + 1].mean() for i in range(len(before))])
+    mean = np.full_like(local, rr.mean())
+    columns = (
+        before,
+        after,
+        local,
+        mean,
+        before - local,
+        after - local,
+        np.abs(before - after),
+        np.zeros_like(mean),
+    )
+    middle = (peak_s[1:] + peak_s[:-1]) / 2
+    edges = np.r_[0.0, middle, recording.duration_s]
+    return Tokens(np.stack(columns, 1).astype(np.float32), start_s=edges[:-1], length_s=np.diff(edges))

@@ -12,11 +12,15 @@ from xecg.errors import ShapeError
 from xecg.signal import ModelInput, Recording
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from xecg.model import XECG
+    from xecg.signal import SignalSpec
 
-__all__ = ["XECGAdapter", "random_xecg"]
+__all__ = ["XECGAdapter", "random_xecg", "shipped_xecg", "supervised_xlstm"]
 
-_RANDOM_SEED = 20_250  # any seed but that of the shipped tiny initialisation
+_RANDOM_SEED, _SUPERVISED_SEED = 20_250, 20_251  # any seeds but that of the shipped tiny initialisation
+_SEEN = ("Georgia 12-lead", "Chapman-Shaoxing/Ningbo", "CODE-15 %", "CPSC 2021")  # parts of them, by the shipped tiny
 _CHUNK = 1_024  # tokens of a block at once: 4 min of signal, so a day of Holter fits in memory
 
 
@@ -33,6 +37,17 @@ class XECGAdapter:
             "" if model.trained else ", UNTRAINED: random weights"
         )
         self.pretrained_on = pretrained_on if model.trained else ()
+
+    @property
+    def spec(self) -> SignalSpec:
+        """The preprocessing that the encoder expects."""
+        return self._model.spec
+
+    def module(self) -> nn.Module:
+        """The encoder for training: preprocessed (B, leads, samples) → tokens (B, T, D). Shares its weights with this adapter."""
+        from benchecg.models.encoder import Encoder
+
+        return Encoder(self._model)
 
     def features(self, recordings: Sequence[Recording]) -> list[Tokens]:
         """Tokens of each recording; recordings of one length are encoded together."""
@@ -69,10 +84,24 @@ class XECGAdapter:
         return Tokens(values[kept], start_s=step * kept, length_s=np.full(len(kept), step))
 
 
+def shipped_xecg() -> XECGAdapter:
+    """The tiny encoder that the package ships."""
+    from xecg import load
+
+    return XECGAdapter(load("tiny"), id="xecg-tiny", pretrained_on=_SEEN)
+
+
 def random_xecg() -> XECGAdapter:
     """The floor of an architecture: the tiny encoder with random weights of another seed, never trained."""
+    return XECGAdapter(_untrained("tiny (random)", _RANDOM_SEED), id="xecg-random")
+
+
+def supervised_xlstm() -> XECGAdapter:
+    """A small xLSTM of the tiny encoder's shape with random weights, to be trained on the task alone."""
+    return XECGAdapter(_untrained("xLSTM for supervised training", _SUPERVISED_SEED), id="xlstm")
+
+
+def _untrained(name: str, seed: int) -> XECG:
     from xecg import XECG, XECGConfig, load
 
-    spec = load("tiny").spec
-    model = XECG(XECGConfig.preset("tiny"), spec=spec, seed=_RANDOM_SEED, name="tiny (random)", trained=False)
-    return XECGAdapter(model, id="xecg-random")
+    return XECG(XECGConfig.preset("tiny"), spec=load("tiny").spec, seed=seed, name=name, trained=False)

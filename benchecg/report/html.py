@@ -115,6 +115,8 @@ def _flags(result: Result) -> str:
         flags.append("subset")
     if result.model["trained"] is False:
         flags.append("untrained")
+    if not result.validated:
+        flags.append("not validated")
     if result.model["contamination"] == "seen in pretraining":
         flags.append("seen in pretraining")
     return "".join(f' <span class="flag">{f}</span>' for f in flags)
