@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchecg.covariates import covariates_of, withheld
 from benchecg.models.base import Adapter
 from benchecg.protocols import C_GRID, K_GRID, THETA_GRID, few_label_train, knn, linear_probe, peak_probe
 from benchecg.protocols.features import record_tokens, recording_of, unit_features
@@ -43,15 +44,15 @@ class Answer:
     found: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
 
 
-def unsuited(task: Task, adapter: Adapter, protocol: str = "probe") -> str | None:
-    """Why this adapter cannot be asked this task by this protocol; None when it can."""
+def unsuited(task: Task, adapter: Adapter, protocol: str = "probe", covariates: tuple[str, ...] = ()) -> str | None:
+    """Why this adapter cannot be asked this task by this protocol with these covariates; None when it can."""
     if task.kind == "peaks" and protocol != "probe":
         return f"a peaks task has only the linear probe, not {PROTOCOLS[protocol]}"
     if task.kind in _NO_NEIGHBOURS and protocol == "knn":
         return f"a {task.kind} task has no k nearest neighbours: {_NO_NEIGHBOURS[task.kind]}"
     if task.kind != "peaks" and hasattr(adapter, "peaks_s"):
         return f"{adapter.id} finds peaks and has no features; {task.id} asks for something else"
-    return None
+    return withheld(task, covariates)
 
 
 def answer(
@@ -62,13 +63,15 @@ def answer(
     data_sha256: str,
     protocol: str = "probe",
     subset: int = 0,
+    covariates: tuple[str, ...] = (),
     cache: Path | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Answer:
-    """Answers of `adapter` for the test units. subset: which of the fixed few-label subsets. Raises SpecError."""
+    """Answers of `adapter` for the test units. subset: which of the fixed few-label subsets. covariates: names of
+    `benchecg.covariates` that stand beside the features. Raises SpecError."""
     if protocol not in PROTOCOLS:
         raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
-    reason = unsuited(task, adapter, protocol)
+    reason = unsuited(task, adapter, protocol, covariates)
     if reason:
         raise SpecError(reason)
     if task.kind == "peaks":
@@ -80,7 +83,14 @@ def answer(
     if protocol in _FRACTION:
         train = few_label_train(task, data, fraction=_FRACTION[protocol], subset=subset)
         facts |= {"refit_on": "the subset alone", "fraction": _FRACTION[protocol], "subset": subset}
-    arguments = {"features": features.values, "valid": features.valid, "label": data.label}
+    values = features.values
+    if covariates:
+        known = covariates_of(
+            task, data, covariates, fit=train & features.valid, data_sha256=data_sha256, cache=cache, progress=progress
+        )
+        values = np.concatenate([values, known.columns], 1)
+        facts |= known.facts()
+    arguments = {"features": values, "valid": features.valid, "label": data.label}
     parts = {"train": train, "val": val, "test": test}
     if protocol == "knn":
         probe = knn(task, **arguments, **parts)
@@ -92,7 +102,7 @@ def answer(
     facts["summary"] = _summary(facts)
     return Answer(
         facts,
-        features.values.shape[1],
+        values.shape[1],
         features.blocks,
         features.cached,
         score=probe.score,
@@ -102,7 +112,8 @@ def answer(
 
 def _summary(facts: dict[str, Any]) -> str:
     setting = f"k = {facts['k']:g}" if "k" in facts else f"C = {facts['c']:g}"
-    base = f"{facts['name']}: {setting} of {len(facts['grid'])} tried, chosen on validation"
+    beside = f", with {facts['covariates'].replace(',', ', ')}" if "covariates" in facts else ""
+    base = f"{facts['name']}{beside}: {setting} of {len(facts['grid'])} tried, chosen on validation"
     if "fraction" in facts:
         return f"{base}, fitted on {facts['fitted_units']:,} units of {facts['fraction']:.0%} of the training patients"
     if "k" in facts:

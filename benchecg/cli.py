@@ -155,6 +155,9 @@ def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
     help="Linear probe, nearest neighbours, or the probe with 1 % or 10 % of the training patients.",
 )
 @click.option("--subset", type=click.IntRange(0, 4), default=0, show_default=True, help="Which few-label subset.")
+@click.option(
+    "--covariates", default="", help="Beside the features: age, sex or age,sex. Refused where they tell the label."
+)
 @click.option("--profile", type=click.Choice(["corrected", "authors"]), default="corrected", show_default=True)
 @_json_option
 @click.pass_context
@@ -169,11 +172,13 @@ def run(
     seed: int,
     protocol: str,
     subset: int,
+    covariates: str,
     profile: str,
     as_json: bool,
 ) -> None:
     """Score models on tasks; results go to OUT/TASK/MODEL, or to OUT/TASK/MODEL+PROTOCOL where it is not the linear probe."""
     from benchecg.answering import unsuited
+    from benchecg.covariates import parse_covariates
     from benchecg.models import load_adapter
     from benchecg.running import run as run_one
     from benchecg.running import run_name
@@ -181,18 +186,19 @@ def run(
 
     if profile == "authors":
         raise click.UsageError("the authors profile is not built yet; only corrected is, and a run never mixes the two")
+    beside = parse_covariates(covariates)
     adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
     results = []
     for loaded in _load_all(tasks, data_root(data)):
         for adapter in adapters:
             if not models and unsuited(loaded.task, adapter, protocol):
                 continue
-            name = run_name(adapter.id, protocol, subset)
+            name = run_name(adapter.id, protocol, subset, beside)
             folder = out / loaded.task.id / name
             label = f"{loaded.task.id} · {name}"
             result = run_one(
                 loaded, adapter, out=folder, cache=cache or out / ".features", resamples=resamples, seed=seed,
-                protocol=protocol, subset=subset, progress=_progress(label),
+                protocol=protocol, subset=subset, covariates=beside, progress=_progress(label),
             )  # fmt: skip
             results.append(result)
             if not as_json:

@@ -65,11 +65,10 @@ def _no_patient_twice(task: Task, data: TaskData) -> None:
             )
 
 
-def run_name(model: str, protocol: str = "probe", subset: int = 0) -> str:
-    """The name of a model's results: its id, and the protocol where it is not the linear probe: "xecg-tiny+few-1.0"."""
-    if protocol == "probe":
-        return model
-    return f"{model}+{protocol}" + (f".{subset}" if protocol.startswith("few") else "")
+def run_name(model: str, protocol: str = "probe", subset: int = 0, covariates: tuple[str, ...] = ()) -> str:
+    """The name of a model's results: its id, the protocol where it is not the linear probe, and covariates: "xecg-tiny+few-1.0+age"."""
+    of = "" if protocol == "probe" else f"{protocol}.{subset}" if protocol.startswith("few") else protocol
+    return "+".join([model, *([of] if of else []), *covariates])
 
 
 def run(
@@ -82,18 +81,20 @@ def run(
     seed: int = 0,
     protocol: str = "probe",
     subset: int = 0,
+    covariates: tuple[str, ...] = (),
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Result:
     """Ask `adapter` the task; writes out/result.json and out/predictions.parquet and returns the result.
 
     When the data are too few, or the adapter cannot be asked this, the result says so and holds no score. cache: folder for
-    features; None computes them anew. protocol: one of `PROTOCOLS`; subset: which of the fixed few-label subsets.
+    features; None computes them anew. protocol: one of `PROTOCOLS`; subset: which of the fixed few-label subsets. covariates:
+    names of `benchecg.covariates` that the probe is given beside the features.
     """
     if protocol not in PROTOCOLS:
         raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
     out.mkdir(parents=True, exist_ok=True)
-    name = run_name(adapter.id, protocol, subset)
-    refusal = loaded.refusal() or unsuited(loaded.task, adapter, protocol)
+    name = run_name(adapter.id, protocol, subset, covariates)
+    refusal = loaded.refusal() or unsuited(loaded.task, adapter, protocol, covariates)
     if refusal:
         (out / PREDICTIONS_FILE).unlink(missing_ok=True)
         facts = {"name": PROTOCOLS[protocol]}
@@ -102,8 +103,8 @@ def run(
         return result
     wall, cpu = time.perf_counter(), time.process_time()
     given = answer(
-        loaded.task, loaded.data, adapter, data_sha256=loaded.data_sha256, protocol=protocol, subset=subset, cache=cache,
-        progress=progress,
+        loaded.task, loaded.data, adapter, data_sha256=loaded.data_sha256, protocol=protocol, subset=subset,
+        covariates=covariates, cache=cache, progress=progress,
     )  # fmt: skip
     answered_s = time.perf_counter() - wall
     groups = record_facts(loaded.task, loaded.data, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
