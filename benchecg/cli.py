@@ -248,6 +248,64 @@ def _number(value: float | None) -> str:
 
 
 @main.command()
+@click.option("-t", "--task", "tasks", multiple=True, required=True, help="Task id; repeat for more.")
+@click.option("-m", "--model", "models", multiple=True, required=True, help="Model; repeat for more.")
+@_data_option
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of the features. Default: OUT/.features.")
+@click.option("--family", "families", multiple=True, help="Of disturbances; repeat for more. Default: all.")
+@click.option(
+    "--resamples", type=click.IntRange(10, 100_000), default=2_000, show_default=True, help="Of the bootstrap."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@_json_option
+def robustness(
+    tasks: tuple[str, ...],
+    models: tuple[str, ...],
+    data: str | None,
+    out: Path,
+    cache: Path | None,
+    families: tuple[str, ...],
+    resamples: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Ask the trained probe again with disturbed test recordings; OUT/TASK/MODEL/robustness.json. See docs/ROBUSTNESS.md."""
+    from benchecg.disturbing import FAMILIES
+    from benchecg.models import load_adapter
+    from benchecg.robustness import robustness as curves_of
+    from benchecg.tasks.base import data_root
+
+    root, found = data_root(data), []
+    adapters = [load_adapter(name) for name in models]
+    for loaded in _load_all(tasks, root):
+        for adapter in adapters:
+            curves = curves_of(
+                loaded, adapter, out=out / loaded.task.id / adapter.id, root=root, families=families or FAMILIES,
+                cache=cache or out / ".features", resamples=resamples, seed=seed,
+                progress=_progress(f"{loaded.task.id} · {adapter.id}"),
+            )  # fmt: skip
+            found.append(curves)
+            if not as_json:
+                click.echo(f"{curves['task']} · {curves['model']}: {curves['metric']}, noise {curves['noise']}")
+                for row in curves["conditions"]:
+                    change = "" if row["family"] == "none" else f"  {_signed(row['change'])}"
+                    value = f"{_number(row['value'])} [{_number(row['low'])}, {_number(row['high'])}]"
+                    click.echo(f"  {row['family']:<9} {row['label']:<27} {value}{change}")
+                for key, why in curves["left_out"].items():
+                    click.echo(f"  left out: {key} ({why})")
+    if as_json:
+        _print_json(found)
+
+
+def _signed(change: dict[str, Any]) -> str:
+    parts = ["–" if change[k] is None else f"{change[k]:+.3f}" for k in ("value", "low", "high")]
+    return f"{parts[0]} [{parts[1]}, {parts[2]}]"
+
+
+@main.command()
 @click.argument("runs", type=click.Path(path_type=Path))
 @_json_option
 @click.pass_context
