@@ -275,6 +275,7 @@ def robustness(
     """Ask the trained probe again with disturbed test recordings; OUT/TASK/MODEL/robustness.json. See docs/ROBUSTNESS.md."""
     from benchecg.disturbing import FAMILIES
     from benchecg.models import load_adapter
+    from benchecg.robustness import lines_of
     from benchecg.robustness import robustness as curves_of
     from benchecg.tasks.base import data_root
 
@@ -289,20 +290,9 @@ def robustness(
             )  # fmt: skip
             found.append(curves)
             if not as_json:
-                click.echo(f"{curves['task']} · {curves['model']}: {curves['metric']}, noise {curves['noise']}")
-                for row in curves["conditions"]:
-                    change = "" if row["family"] == "none" else f"  {_signed(row['change'])}"
-                    value = f"{_number(row['value'])} [{_number(row['low'])}, {_number(row['high'])}]"
-                    click.echo(f"  {row['family']:<9} {row['label']:<27} {value}{change}")
-                for key, why in curves["left_out"].items():
-                    click.echo(f"  left out: {key} ({why})")
+                click.echo("\n".join(lines_of(curves)))
     if as_json:
         _print_json(found)
-
-
-def _signed(change: dict[str, Any]) -> str:
-    parts = ["–" if change[k] is None else f"{change[k]:+.3f}" for k in ("value", "low", "high")]
-    return f"{parts[0]} [{parts[1]}, {parts[2]}]"
 
 
 @main.command()
@@ -395,22 +385,38 @@ def verify(ctx: click.Context, tasks: tuple[str, ...], data: str | None, as_json
 @main.command()
 @click.argument("tasks", nargs=-1)
 @_data_option
-def prepare(tasks: tuple[str, ...], data: str | None) -> None:
-    """Say what TASKS need, where to get it and where to put it. Nothing is downloaded; demo-synthetic is simulated."""
-    from benchecg.tasks import load_task, task_ids
+@click.option(
+    "--download", is_flag=True, help="Fetch the open ones; say the steps for the others. Resumes what was cut."
+)
+@click.option("--accept-licence", is_flag=True, help="You have read the licence that is printed and accept it.")
+@click.option("--mirror", help="Root URL of another copy of the one data set asked for.")
+@click.pass_context
+def prepare(
+    ctx: click.Context,
+    tasks: tuple[str, ...],
+    data: str | None,
+    download: bool,
+    accept_licence: bool,
+    mirror: str | None,
+) -> None:
+    """Say what TASKS need, where to get it and where to put it; demo-synthetic is simulated. Nothing is downloaded without --download.
+
+    TASKS: task ids, or nstdb for the noise of `benchecg robustness`.
+    """
+    from benchecg import preparing
     from benchecg.tasks.base import data_root
 
     root = data_root(data)
-    for task in [load_task(i) for i in tasks or task_ids()]:
-        if task.synthetic:
-            from benchecg.tasks.synthetic_demo import write_archive
+    if not download:
+        preparing.describe(tasks, root, click.echo)
+        return
 
-            click.echo(f"{task.id}: simulated into {write_archive(root)}")
-            continue
-        d = task.dataset
-        there = "a folder is there; `benchecg verify` counts it" if (root / d.folder).is_dir() else "not there"
-        click.echo(f"{task.id}: {d.name} {d.version} ({d.size}; {d.licence}; {d.access})")
-        click.echo(f"  from {d.url}\n  to   {root / d.folder} ({there})")
+    def accepts(source: object) -> bool:
+        return accept_licence or (sys.stdin.isatty() and click.confirm("  Do you accept this licence?"))
+
+    folders = preparing.folders_of(tasks)
+    whole = preparing.download(folders, root, say=click.echo, accepts=accepts, mirror=mirror, progress=_progress)
+    ctx.exit(0 if whole else _PARTLY)
 
 
 @main.command()

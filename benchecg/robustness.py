@@ -28,7 +28,7 @@ from xecg.errors import ReadError, SpecError
 from xecg.model.head_spec import questions
 from xecg.signal import Recording
 
-__all__ = ["CURVES_FILE", "FORMAT", "find_curves", "linear_scores", "read_curves", "robustness"]
+__all__ = ["CURVES_FILE", "FORMAT", "find_curves", "lines_of", "linear_scores", "read_curves", "robustness"]
 
 FORMAT = "benchecg-robustness/1"
 CURVES_FILE = "robustness.json"
@@ -226,6 +226,25 @@ def _ask_peaks(
     for k in range(len(possible) + 1):
         mine = {i: found[k * n + i] for i in test}
         yield peak_predictions_of(task, data, model=adapter.id, found=mine, groups={}, resamples=0, seed=0)
+
+
+def lines_of(curves: Mapping[str, Any]) -> list[str]:
+    """The content of a robustness.json as text: the metric with its interval, and the change from undisturbed with its own."""
+    lines = [f"{curves['task']} · {curves['model']}: {curves['metric']}, noise {curves['noise']}"]
+    for row in curves["conditions"]:
+        value = f"{_text(row['value'])} [{_text(row['low'])}, {_text(row['high'])}]"
+        c = row["change"]
+        change = (
+            ""
+            if row["family"] == "none"
+            else f"  {_text(c['value'], '+')} [{_text(c['low'], '+')}, {_text(c['high'], '+')}]"
+        )
+        lines.append(f"  {row['family']:<9} {row['label']:<27} {value}{change}")
+    return lines + [f"  left out: {key} ({why})" for key, why in curves["left_out"].items()]
+
+
+def _text(value: float | None, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.3f}"
 
 
 def read_curves(path: Path) -> dict[str, Any]:
