@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.registry import SUITES
+
+if TYPE_CHECKING:
+    from bench.harness import Ceilings
 
 
 @click.group()
@@ -25,6 +29,8 @@ def run_suite(suite: str, out: Path | None, only: str, seconds: float) -> None:
     from bench.harness import Bench, ceilings, measure, value_row
     from bench.registry import entries
 
+    if suite == "gpu":
+        return _run_gpu(out, only, seconds)
     limits = ceilings(1)
     click.echo(f"ceilings, 1 thread: {limits.gemm / 1e9:.1f} GFLOP/s, copy {limits.copy / 1e9:.1f} GB/s")
     rows = []
@@ -37,11 +43,45 @@ def run_suite(suite: str, out: Path | None, only: str, seconds: float) -> None:
             else:
                 rows.append(value_row(entry))
             click.echo(_line(rows[-1]))
+    _write(out, limits, rows)
+
+
+def _run_gpu(out: Path | None, only: str, seconds: float) -> None:
+    """As any suite, on the GPU: an entry that fails is a row with its reason and exit status 1; written after every row."""
+    from bench import device
+    from bench.harness import Bench, failed_row, measure
+    from bench.registry import entries
+
+    reason = device.why_none()
+    if reason:
+        raise click.ClickException(reason)
+    limits, rows = device.ceilings(), []
+    click.echo(f"ceilings: {limits.gemm / 1e12:.0f} TFLOP/s ({limits.gemm_dtype}), copy {limits.copy / 1e12:.2f} TB/s")
+    for make in entries("gpu"):
+        for entry in make():
+            if only not in entry.id:
+                continue
+            assert isinstance(entry, Bench)
+            try:
+                rows.append(measure(entry, limits, seconds=seconds, clock=device.event_time))
+            except (
+                Exception
+            ) as error:  # one entry less is no reason to lose the others on a machine that is lent for minutes
+                rows.append(failed_row(entry, error))
+            click.echo(_line(rows[-1]))
+            for peer, why in rows[-1]["not_run"].items():
+                click.echo(f"  did not run: {peer}: {why}")
+            _write(out, limits, rows)
+    raise SystemExit(1 if any("failed" in row for row in rows) else 0)
+
+
+def _write(out: Path | None, limits: Ceilings, rows: list[dict]) -> None:
     if out is not None:
         from xecg.io.atomic import write_json
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, {"ceilings": {"gemm_flops": limits.gemm, "copy_bytes": limits.copy}, "rows": rows})
+        told = {"gemm_flops": limits.gemm, "gemm_dtype": limits.gemm_dtype, "copy_bytes": limits.copy}
+        write_json(out, {"ceilings": told, "rows": rows})
 
 
 @main.command()
@@ -156,10 +196,12 @@ def readme() -> None:
 
 
 def _line(row: dict) -> str:
-    bar = "" if row["bar"] is None else f"bar {row['bar']} ({row['score']}): {'met' if row['met'] else 'NOT MET'}"
+    bar = "" if row["bar"] is None else f"bar {row['bar']:.3g} ({row['score']}): {'met' if row['met'] else 'NOT MET'}"
     if "value" in row:
         beside = ", ".join(f"{name} {value:.4g}" for name, value in row["peers"].items())
         return f"{row['id']:44s} {row['value']:9.4g} {row['unit']:12s} {beside:40s} {bar}"
+    if "failed" in row:
+        return f"{row['id']:44s} FAILED: {row['failed']}"
     peer = f"{row['ratio']:6.2f}x {row['peer']}" if row["peer"] else "no peer"
     part = f"{100 * row['ceiling_fraction']:5.1f} % of {row['ceiling']}" if row["ceiling_fraction"] else ""
     return f"{row['id']:44s} {row['time_s'] * 1e3:9.4f} ms  {peer:32s} {part:20s} {bar}"

@@ -1,35 +1,47 @@
-"""How a figure is made: correctness first, both sides interleaved in one process, minima of CPU time, ceilings of the same run."""
+"""How a figure is made: correctness first, both sides interleaved in one process, minima, ceilings of the same run.
+
+Time is the CPU's, on a GPU that between two events of its stream (`bench.device`).
+"""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["ROOT", "Bench", "Ceilings", "Measure", "ceilings", "measure", "set_threads", "speedup", "value_row"]
+__all__ = [
+    "ROOT", "Bench", "Ceilings", "Clock", "Measure", "ceilings", "failed_row", "measure", "set_threads", "speedup", "value_row",
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 _SLOW_S = 2.0
 _SHORT_S = 0.02
 _TURN_CALLS = 4
+_PEER_LIMIT_S = 90  # of compiling and a first call: a peer that needs longer does not run
+
+Clock = Callable[[Callable[[], object]], tuple[float, float]]  # (wall, working) seconds of one call
 
 
 @dataclass(frozen=True)
 class Bench:
     """One row of a table.
 
-    run: ours. check: raises when ours is wrong. peers: name → the same work by somebody else; against: the peer of the ratio, where
-    not every peer does the whole work (default: the fastest). flops, bytes: of the work itself. bound: "gemm" or "copy", the
-    ceiling that it is set against. bar, aim: what `score` must reach; score is "ratio" (peer's time over ours) or "ceiling" (part
-    of the ceiling).
+    run: ours. check: raises when ours is wrong. peers: name → the same work by somebody else; against: how the names of those
+    begin whose fastest is the peer of the ratio, where not every peer does the whole work. makers: peers that may not run here,
+    name → makes such a function; what one raises is kept as the reason. flops, bytes: of the work itself. bound: "gemm" or
+    "copy", the ceiling that it is set against, or "floor", the one of the two that needs longer. bar, aim: what `score` must
+    reach; score is "ratio" (peer's time over ours), "ceiling" (part of the ceiling) or "time" (s, at most). device: "cpu" or
+    "cuda"; backend: what serves `run`.
     """
 
     id: str
@@ -46,7 +58,10 @@ class Bench:
     bar: float | None = None
     aim: float | None = None
     threads: int = 1
-    against: str | None = None
+    against: str = ""
+    makers: dict[str, Callable[[], Callable[[], object]]] = field(default_factory=dict)
+    device: str = "cpu"
+    backend: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -71,25 +86,23 @@ class Measure:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine does in this run: float32 matrix products (flop/s) and copies of 64 MiB (bytes moved per second)."""
+    """What this machine does in this run: matrix products (flop/s) in `gemm_dtype` and large copies (bytes moved per second)."""
 
     gemm: float
     copy: float
+    gemm_dtype: str = "float32"
 
 
-def _cpu_time(f: Callable[[], object], repeats: int = 1) -> tuple[float, float]:
+def _cpu_time(f: Callable[[], object]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(repeats):
-        f()
-    return (time.perf_counter() - wall) / repeats, (time.process_time() - cpu) / repeats
+    f()
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def _least(*times: tuple[float, float]) -> tuple[float, float]:
-    return min(t[0] for t in times), min(t[1] for t in times)
-
-
-def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, tuple[float, float]]:
-    """(wall, CPU) minima of each function, run in turns until each had its share of `seconds` and five turns.
+def minima(
+    functions: dict[str, Callable[[], object]], seconds: float, clock: Clock = _cpu_time
+) -> dict[str, tuple[float, float]]:
+    """(wall, working) minima of each function, run in turns until each had its share of `seconds` and five turns.
 
     A turn of a short function is `_TURN_CALLS` measurements, so that each side finds its own data where its previous call left them,
     as in a loop, and not what the other side left; the shortest functions are repeated inside a measurement. A function that takes
@@ -97,10 +110,10 @@ def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[s
     """
     repeats, turns, best = {}, {}, {}
     for name, f in functions.items():
-        best[name] = _cpu_time(f)
+        best[name] = clock(f)
         turns[name] = 1
         if best[name][0] < _SLOW_S:  # the first call was warming up
-            best[name] = _cpu_time(f)
+            best[name] = clock(f)
             turns[name] = 5
         repeats[name] = max(1, int(2e-3 / max(best[name][0], 1e-9)))
     end = time.perf_counter() + seconds * len(functions)
@@ -109,8 +122,10 @@ def minima(functions: dict[str, Callable[[], object]], seconds: float) -> dict[s
         for name, f in functions.items():
             if rounds >= turns[name] and best[name][0] >= _SLOW_S:
                 continue
-            calls = _TURN_CALLS if best[name][0] < _SHORT_S else 1
-            best[name] = _least(best[name], *(_cpu_time(f, repeats[name]) for _ in range(calls)))
+            n = repeats[name]
+            for _ in range(_TURN_CALLS if best[name][0] < _SHORT_S else 1):
+                wall, working = clock(lambda f=f, n=n: [f() for _ in range(n)])  # type: ignore[misc]
+                best[name] = (min(best[name][0], wall / n), min(best[name][1], working / n))
         rounds += 1
     return best
 
@@ -153,47 +168,117 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Short hash of the source tree's commit, or "unknown"."""
+    """Short hash of the source tree's commit, of a copy without git what XECG_COMMIT says, or "unknown"."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip() or os.environ.get("XECG_COMMIT", "unknown")
 
 
-def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0) -> dict[str, Any]:
+def measure(bench: Bench, limits: Ceilings, *, seconds: float = 1.0, clock: Clock = _cpu_time) -> dict[str, Any]:
     """Check, time and score one entry; the row's fields are those of every result file."""
-    set_threads(bench.threads)
+    if bench.device == "cpu":
+        set_threads(bench.threads)
     bench.check()
-    best = minima({"xecg": bench.run, **bench.peers}, seconds)
-    clock = 1 if bench.threads == 1 else 0  # CPU time is the work of all threads: with several, wall time decides
+    made, not_run = _made(bench.makers)
+    best = minima({"xecg": bench.run, **bench.peers, **made}, seconds, clock)
+    working = 1 if bench.threads == 1 else 0  # CPU time is the work of all threads: with several, wall time decides
     ours = best.pop("xecg")
     others = [name for name in best if not name.startswith("xecg")] or list(best)  # our own definition is no peer
-    peer = bench.against or min(others, key=lambda name: best[name][clock], default=None)
-    ratio = best[peer][clock] / ours[clock] if peer else None
-    limit = bench.flops / limits.gemm if bench.bound == "gemm" else bench.bytes / limits.copy
-    fraction = limit / ours[clock] if limit else None
-    value = ratio if bench.score == "ratio" else fraction
+    others = [name for name in others if name.startswith(bench.against)]
+    peer = min(others, key=lambda name: best[name][working], default=None)
+    ratio = best[peer][working] / ours[working] if peer else None
+    ceiling, limit = _limit(bench, limits)
+    fraction = limit / ours[working] if limit else None
+    value = {"ratio": ratio, "ceiling": fraction, "time": ours[working]}[bench.score]
+    met = None
+    if bench.bar is not None and value is not None:
+        met = bool(value <= bench.bar if bench.score == "time" else value >= bench.bar)
     return {
-        "id": bench.id,
-        "op": bench.op,
-        "shape": bench.shape,
-        "dtype": bench.dtype,
-        "threads": bench.threads,
-        "backend": "cpu",
+        **_head(bench),
         "time_s": ours[0],
-        "cpu_s": ours[1],
+        "cpu_s" if bench.device == "cpu" else "device_s": ours[1],
         "peer": peer,
-        "peer_time_s": best[peer][clock] if peer else None,
-        "peers": {name: t[clock] for name, t in best.items()},
+        "peer_time_s": best[peer][working] if peer else None,
+        "peers": {name: t[working] for name, t in best.items()},
+        "not_run": not_run,
         "ratio": ratio,
         "score": bench.score,
         "bar": bench.bar,
         "aim": bench.aim,
-        "met": None if bench.bar is None or value is None else bool(value >= bench.bar),
-        "ceiling": bench.bound,
+        "met": met,
+        "ceiling": ceiling,
         "ceiling_fraction": fraction,
         "flops": bench.flops,
         "bytes": bench.bytes,
-        **_provenance(),
+        **_provenance(bench.device),
     }
+
+
+def failed_row(bench: Bench, error: BaseException) -> dict[str, Any]:
+    """The row of an entry whose work was wrong or did not run: no figures, the reason in `failed`, no bar met."""
+    empty = dict.fromkeys(("time_s", "peer", "peer_time_s", "ratio", "ceiling_fraction"))
+    return {
+        **_head(bench),
+        **empty,
+        "peers": {},
+        "not_run": {},
+        "score": bench.score,
+        "bar": bench.bar,
+        "aim": bench.aim,
+        "met": None if bench.bar is None else False,
+        "ceiling": bench.bound,
+        "flops": bench.flops,
+        "bytes": bench.bytes,
+        "failed": _reason(error),
+        **_provenance(bench.device),
+    }
+
+
+def _head(bench: Bench) -> dict[str, Any]:
+    return {name: getattr(bench, name) for name in ("id", "op", "shape", "dtype", "threads", "backend")}
+
+
+def _limit(bench: Bench, limits: Ceilings) -> tuple[str, float]:
+    """Which ceiling the work is set against, and the time that it needs there, s (0: not known)."""
+    times = {"gemm": bench.flops / limits.gemm, "copy": bench.bytes / limits.copy}
+    name = bench.bound if bench.bound != "floor" else max(times, key=lambda key: times[key])
+    return name, times[name]
+
+
+def _made(
+    makers: dict[str, Callable[[], Callable[[], object]]],
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """The peers that could be made and ran once, and why the others did not."""
+    made, not_run = {}, {}
+    for name, make in makers.items():
+        try:
+            with _at_most(_PEER_LIMIT_S):
+                run = make()
+                run()
+            made[name] = run
+        except Exception as error:
+            not_run[name] = _reason(error)
+    return made, not_run
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError in the block after so long: peers that compile at first use may take many minutes."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not ready after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
 def value_row(measured: Measure) -> dict[str, Any]:
@@ -219,9 +304,9 @@ def value_row(measured: Measure) -> dict[str, Any]:
     }
 
 
-def _provenance() -> dict[str, str]:
+def _provenance(device: str = "cpu") -> dict[str, str]:
     return {
-        "machine": machine(),
+        "machine": machine() if device == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "commit": commit(),
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

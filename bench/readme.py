@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.registry import SUITES
 
-__all__ = ["PAGES", "README", "length_table", "qrs_table", "rendered"]
+__all__ = ["PAGES", "README", "gpu_table", "length_table", "qrs_table", "rendered"]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -29,19 +29,46 @@ def rendered(text: str) -> str:
     return _BLOCK.sub(block, text)
 
 
+def gpu_table(result: dict[str, Any]) -> str:
+    """Times on a GPU, which are shown, beside the floor of the same run; peers that could not run, and why."""
+    limits, rows = result["ceilings"], result["rows"]
+    lines = [
+        "| work | backend | time | of the ceiling | best peer | times faster | bar |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    absent: dict[str, str] = {}
+    for row in rows:
+        time = f"failed: {row['failed']}" if "failed" in row else f"{row['device_s'] * 1e6:.1f} µs"
+        part = f"{100 * row['ceiling_fraction']:.0f} % of {row['ceiling']}" if row["ceiling_fraction"] else ""
+        ratio = f"{row['ratio']:.2f}" if row["ratio"] else ""
+        cells = (f"{row['id']} {row['dtype']}", row["backend"], time, part, row["peer"] or "", ratio, _bar(row))
+        lines.append("| " + " | ".join(cells) + " |")
+        absent |= row["not_run"]
+    first = rows[0] if rows else {"machine": "no machine", "torch": "not at hand"}
+    note = [
+        f"On {first['machine']}, torch {first['torch']}; ceilings of the same run: {limits['gemm_flops'] / 1e12:.0f} TFLOP/s "
+        f"({limits['gemm_dtype']} matrix product), {limits['copy_bytes'] / 1e12:.2f} TB/s (copy)."
+    ]
+    note += [f"{name} did not run: {why}." for name, why in absent.items()]
+    return "\n".join([*lines, "", " ".join(note)]) + "\n"
+
+
 def _suite(result: dict[str, Any]) -> str:
     timed = [row for row in result["rows"] if "value" not in row]
     values = [row for row in result["rows"] if "value" in row]
     first, limits = result["rows"][0], result["ceilings"]
     note = (
         f"On {first['machine']}, torch {first['torch']}; ceilings of the same run: {limits['gemm_flops'] / 1e9:.0f} GFLOP/s "
-        f"(float32 matrix product), {limits['copy_bytes'] / 1e9:.1f} GB/s (copy).\n"
+        f"({limits.get('gemm_dtype', 'float32')} matrix product), {limits['copy_bytes'] / 1e9:.1f} GB/s (copy).\n"
     )
     return "\n".join([table(rows) for table, rows in ((_timed, timed), (_values, values)) if rows] + [note])
 
 
 def _bar(row: dict[str, Any]) -> str:
-    return "" if row["bar"] is None else f"{row['bar']:g} ({row['score']}): {'met' if row['met'] else 'not met'}"
+    if row["bar"] is None:
+        return ""
+    met = {True: "met", False: "not met", None: "not judged"}[row["met"]]
+    return f"{row['bar']:.3g} ({row['score']}): {met}"
 
 
 def _timed(rows: list[dict[str, Any]]) -> str:
@@ -150,6 +177,7 @@ def length_table(result: dict[str, Any]) -> str:
 
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **dict.fromkeys(SUITES, _suite),
+    "gpu": gpu_table,
     "benchecg": _benchecg,
     "length": length_table,
     "proof": _proof,

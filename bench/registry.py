@@ -15,6 +15,7 @@ SUITES = {  # suite → folders under bench/
     "frontend": ("frontend",),
     "embed": ("embed",),
     "stream": ("stream",),
+    "gpu": ("gpu",),
 }
 
 

@@ -14,16 +14,16 @@ from xecg import ops
 from xecg.model import XECG, XECGConfig, load
 from xecg.model.convert import to_official
 
-__all__ = ["entries"]
+__all__ = ["BASE_FLOPS", "entries"]
 
-_BASE_FLOPS = 4.609e9  # a 10-s ECG, torch's flop counter
+BASE_FLOPS = 4.609e9  # a 10-s ECG, torch's flop counter
 _SAMPLES = 1000
 
 
 def _flops(model: XECG, batch: int) -> float:
     """Multiply-adds of the dense maps times two, and of the recurrences, counted from the shapes."""
     if model.config == XECGConfig.preset("base"):
-        return _BASE_FLOPS * batch
+        return BASE_FLOPS * batch
     tokens = batch * _SAMPLES // model.config.patch
     return 2.0 * tokens * sum(p.numel() for p in model.parameters() if p.dim() >= 2 and p.shape[-1] > 4)
 
@@ -89,7 +89,7 @@ def _beside_published(config: XECGConfig) -> list[Bench]:
             run=lambda: model.encode(x[:batch]),
             check=right,
             peers=peers,
-            flops=_BASE_FLOPS * batch,
+            flops=BASE_FLOPS * batch,
             bound="gemm",
             threads=2,
             **more,  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def _half(model: XECG) -> Bench:
         run=half,
         check=right,
         peers={"own float32": lambda: model.embed(x)},
-        flops=_BASE_FLOPS * 32,
+        flops=BASE_FLOPS * 32,
         bound="gemm",
         bar=1.6,
         aim=2.0,

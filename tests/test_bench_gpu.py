@@ -1,0 +1,180 @@
+"""The suite `gpu` as far as a machine without a GPU can tell: floors, entries, rows, peers that do not run, failures."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from bench import device, floors, gpu_checks, gpu_peers, harness, readme, registry
+from bench.__main__ import main
+from bench.harness import Bench, Ceilings
+
+LIMITS = Ceilings(800e12, 3e12, "bfloat16")
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake GPU")
+    monkeypatch.setattr(device, "why_none", lambda: "")
+    monkeypatch.setattr(device, "ceilings", lambda: LIMITS)
+    monkeypatch.setattr(device, "event_time", clock({}))
+
+
+def clock(seconds: dict[str, float]) -> harness.Clock:
+    """A clock that knows how long each function takes by the name that the function returns."""
+
+    def time(f: Callable[[], object]) -> tuple[float, float]:
+        made = f()
+        names = made if isinstance(made, list) else [made]
+        each = sum(seconds.get(str(name), 1e-3) for name in names)
+        return 2 * each, each
+
+    return time
+
+
+def bench(**changes: object) -> Bench:
+    given = {"id": "op.a", "op": "op", "shape": "1", "dtype": "bfloat16", "run": lambda: "ours", "check": lambda: None}
+    given |= {"device": "cuda", "backend": "triton", "bound": "floor", "bytes": 3e9, "flops": 400e9}
+    return Bench(**(given | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("work", "megabytes", "gigaflops"),
+    [
+        (floors.mlstm(512, 40, 4, 512, 512), 336, 3.4),
+        (floors.mlstm(32, 2500, 4, 128, 128), 328, 31),
+        (floors.mlstm(8, 8192, 16, 128, 256), 1610, 190),
+        (floors.slstm(512, 40, 4, 256), 210, 43),
+        (floors.slstm(32, 2500, 4, 128), 410, 42),
+    ],
+)
+def test_floors_are_those_counted_by_hand(work: floors.Work, megabytes: float, gigaflops: float) -> None:
+    assert work.bytes / 1e6 == pytest.approx(megabytes, rel=0.01)
+    assert work.flops / 1e9 == pytest.approx(gigaflops, rel=0.02)
+
+
+def test_backward_moves_two_more_times_what_forward_moves() -> None:
+    for count in (floors.mlstm, floors.slstm):
+        sizes = (512, 40, 4, 64, 64) if count is floors.mlstm else (512, 4000, 4, 64)
+        forward, both = count(*sizes), count(*sizes, backward=True)  # type: ignore[operator]
+        assert both.bytes == pytest.approx(3 * forward.bytes, rel=0.01)
+        assert both.flops >= 3 * forward.flops
+
+
+def test_entries_are_made_without_a_gpu_and_each_has_a_bar() -> None:
+    made = [entry for make in registry.entries("gpu") for entry in make()]
+    names = [entry.id for entry in made]
+    assert len(set(names)) == len(names)
+    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode"}
+    for entry in made:
+        assert isinstance(entry, Bench) and entry.device == "cuda" and entry.bar is not None and entry.aim is not None
+        assert entry.bytes or entry.flops
+        assert (entry.aim < entry.bar) == (entry.score == "time")
+        assert bool(entry.makers) or entry.score != "ratio"
+
+
+def test_the_longer_of_bytes_and_products_is_the_floor(fake_gpu: None) -> None:
+    row = harness.measure(bench(score="ceiling", bar=0.4), LIMITS, seconds=0, clock=clock({"ours": 2e-3}))
+    assert (row["ceiling"], row["ceiling_fraction"], row["met"]) == ("copy", pytest.approx(0.5), True)
+    row = harness.measure(bench(flops=1.2e12), LIMITS, seconds=0, clock=clock({"ours": 2e-3}))
+    assert (row["ceiling"], row["ceiling_fraction"]) == ("gemm", pytest.approx(0.75))
+    assert (row["device_s"], row["time_s"], row["machine"]) == (2e-3, 4e-3, "a fake GPU")
+
+
+def test_a_time_is_judged_as_an_upper_bound(fake_gpu: None) -> None:
+    for bar, met in ((2.5e-3, True), (1.5e-3, False)):
+        row = harness.measure(bench(score="time", bar=bar), LIMITS, seconds=0, clock=clock({"ours": 2e-3}))
+        assert row["met"] is met
+
+
+def test_peers_that_do_not_run_are_told_and_the_ratio_is_to_the_best_of_the_right_ones(fake_gpu: None) -> None:
+    def missing() -> Callable[[], object]:
+        raise ModuleNotFoundError("No module named 'nowhere'")
+
+    def fails() -> object:
+        raise RuntimeError("out of memory\nand a long trace")
+
+    makers = {
+        "TFLA a": lambda: lambda: "slow",
+        "TFLA b": lambda: lambda: "slower",
+        "another": lambda: lambda: "quick",
+        "not there": missing,
+        "breaks": lambda: fails,
+    }
+    entry = bench(makers=makers, against="TFLA", bar=2.0)
+    row = harness.measure(
+        entry, LIMITS, seconds=0, clock=clock({"ours": 1e-3, "slow": 3e-3, "slower": 5e-3, "quick": 1e-4})
+    )
+    assert (row["peer"], row["ratio"], row["met"]) == ("TFLA a", pytest.approx(3.0), True)
+    assert row["not_run"] == {
+        "not there": "ModuleNotFoundError: No module named 'nowhere'",
+        "breaks": "RuntimeError: out of memory",
+    }
+    row = harness.measure(bench(makers={"TFLA a": missing}, bar=2.0), LIMITS, seconds=0, clock=clock({}))
+    assert (row["peer"], row["ratio"], row["met"]) == (None, None, None)
+
+
+def test_a_peer_that_does_not_get_ready_is_stopped() -> None:
+    with pytest.raises(TimeoutError, match="not ready after 1 s"), harness._at_most(1):
+        signal.pause()
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_wrong_result_is_a_failed_row_and_the_others_are_kept(
+    fake_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong() -> None:
+        raise AssertionError("h is off")
+
+    rows = [bench(id="a", check=wrong, bar=2.0), bench(id="b")]
+    monkeypatch.setattr(registry, "entries", lambda suite: iter([lambda: rows]))
+    done = CliRunner().invoke(main, ["run", "gpu", "--seconds", "0", "--json", str(tmp_path / "gpu.json")])
+    assert done.exit_code == 1, done.output
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert [(row["id"], row.get("failed"), row["met"]) for row in result["rows"]] == [
+        ("a", "AssertionError: h is off", False),
+        ("b", None, None),
+    ]
+    assert result["ceilings"] == {"gemm_flops": 800e12, "gemm_dtype": "bfloat16", "copy_bytes": 3e12}
+    table = readme.gpu_table(result)
+    assert "failed: AssertionError: h is off" in table and "a fake GPU" in table and "1000.0 µs" in table
+    assert CliRunner().invoke(main, ["check", str(tmp_path / "gpu.json")]).exit_code == 1
+
+
+def test_without_a_gpu_the_suite_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = CliRunner().invoke(main, ["run", "gpu"])
+    assert done.exit_code == 1 and "no GPU" in done.output and "Traceback" not in done.output
+
+
+def test_results_are_judged_by_what_rounding_costs() -> None:
+    exact = torch.randn(1000, dtype=torch.float64)
+    gpu_checks.assert_as_good_as_rounding(exact.bfloat16(), exact, "h")
+    with pytest.raises(AssertionError, match="h is off"):
+        gpu_checks.assert_as_good_as_rounding(exact.bfloat16() * 1.01, exact, "h")
+    with pytest.raises(AssertionError, match="h is off"):
+        gpu_checks.assert_as_good_as_rounding(torch.full_like(exact, torch.nan).bfloat16(), exact, "h")
+
+
+def test_peers_get_whole_chunks_and_must_agree() -> None:
+    x = torch.randn(2, 40, 3)
+    padded = gpu_peers._padded(x, 64)
+    assert padded.shape == (2, 64, 3) and torch.equal(padded[:, :40], x) and not padded[:, 40:].any()
+    assert gpu_peers._padded(x, 8) is x
+    gpu_peers._same(x * 1.01, x)
+    with pytest.raises(AssertionError, match="not timed"):
+        gpu_peers._same(x * 1.2, x)
+
+
+def test_a_lstm_peer_runs_forward_and_backward() -> None:
+    inputs = [torch.randn(2, 5, 4, 3, 8)]
+    out = gpu_peers.cudnn_lstm(inputs)()
+    assert isinstance(out, torch.Tensor) and out.shape == (6, 5, 8) and not out.requires_grad
+    grads = gpu_peers.cudnn_lstm(inputs, train=True)()
+    assert isinstance(grads, tuple) and grads[0].shape == (6, 5, 8) and len(grads) == 5
