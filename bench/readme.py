@@ -14,17 +14,24 @@ __all__ = ["PAGES", "README", "gpu_table", "length_table", "qrs_table", "rendere
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "LONG_RECORDINGS.md")
-_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("BENCHMARKS", "LONG_RECORDINGS")))
+_BLOCK = re.compile(r"(<!-- table: (\w+)( barred)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def rendered(text: str) -> str:
-    """The text with every table block made anew; a block without a result file says that nothing was measured."""
+    """The text with every table block made anew; a block without a result file says that nothing was measured.
+
+    `<!-- table: NAME barred -->` shows the rows that have a bar alone.
+    """
 
     def block(match: re.Match[str]) -> str:
         path = ROOT / "bench" / "results" / f"{match[2]}.json"
-        table = _TABLES[match[2]](json.loads(path.read_text())) if path.exists() else "Not measured yet.\n"
-        return f"{match[1]}{table}{match[3]}"
+        if not path.exists():
+            return f"{match[1]}Not measured yet.\n{match[4]}"
+        result = json.loads(path.read_text())
+        if match[3]:
+            result["rows"] = [row for row in result["rows"] if row["bar"] is not None]
+        return f"{match[1]}{_TABLES[match[2]](result)}{match[4]}"
 
     return _BLOCK.sub(block, text)
 
