@@ -19,6 +19,7 @@ $(VENV)/rebuild:
 	@$(PY) -m pip install -q $(BUILD_TOOLS)
 	@$(PY) -m pip install -q $(CONSTRAIN) torch numpy
 	@$(PY) -m pip install -q $(CONSTRAIN) --no-build-isolation -e ".[dev,demo]"
+	@$(PY) -m pip install -q $(CONSTRAIN) triton || echo "Triton is not to be had here: tests of its kernels are skipped"
 	@echo "$(KEY)" > $(STAMP)
 
 demo: venv
