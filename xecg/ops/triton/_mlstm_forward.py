@@ -1,0 +1,320 @@
+"""mLSTM forward in Triton. Three ways through a sequence, by its length and by how many streams fill the device:
+
+    chunk   T ≤ 64: one program per stream and range of value features. P = q kᵀ is summed over tiles of DK, the state before and after
+            goes through memory tile by tile, and not at all where there is none.
+    walk    one program per stream and tile of value features walks the chunks and keeps its tile of C on the chip.
+    split   too few streams: the walk is cut into segments. Pass 1 walks each from the empty state (k and v only), pass 2 scans over
+            the segments, pass 3 walks each again from the state at its start and writes the outputs.
+
+The kernels read strided views and run reversed time by index arithmetic. Not yet run on a GPU.
+"""
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from xecg.ops.triton import _mlstm_configs as configs
+from xecg.ops.triton._mlstm_tiles import (
+    LOWEST,
+    MODES,
+    dot_inputs,
+    dot_left,
+    dot_right,
+    end_of,
+    finite,
+    first_top,
+    gates_of,
+    held_of,
+    last_of,
+    length_of,
+    load_tile,
+    normaliser,
+    place_of,
+    rows_of,
+    scores_of,
+    state_tile,
+    store_rows,
+    values_times,
+    weights_of,
+)
+
+__all__ = ["chunk_kernel", "device_of", "forward", "scan_kernel", "walk_kernel"]
+
+
+@triton.jit
+def chunk_kernel(
+    q, k, v, i, f, C0, n0, m0, lengths, h, C, n, m,
+    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, i_b, i_t, i_h, f_b, f_t, f_h, h_b, h_t, h_h, T, H, scale, eps,
+    EXP: tl.constexpr, REVERSE: tl.constexpr, RAGGED: tl.constexpr, STATE: tl.constexpr, END: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, SPAN: tl.constexpr,
+    MODE: tl.constexpr,
+):  # fmt: skip
+    """A sequence of T ≤ L steps; SPAN value features a program, in tiles of BV. Not yet run on a GPU."""
+    spans: tl.constexpr = (DV + SPAN - 1) // SPAN
+    pid = tl.program_id(0)
+    s = (pid // spans).to(tl.int64)
+    part = pid % spans
+    row, head = s // H, s % H
+    q += row * q_b + head * q_h
+    k += row * k_b + head * k_h
+    v += row * v_b + head * v_h
+    h += row * h_b + head * h_h
+    length = length_of(lengths, row, T, RAGGED)
+    p = tl.arange(0, L)
+    exists = p < length
+    at = place_of(p, length, REVERSE)
+    li, b, resets = gates_of(i + row * i_b + head * i_h, f + row * f_b + head * f_h, i_t, f_t, at, exists, EXP)
+    before = first_top(m0, s, EXP, STATE)
+    held = held_of(before, DK, EXP)
+
+    P = tl.zeros([L, L], tl.float32)
+    qn = tl.zeros([L], tl.float32)
+    for d in range(0, DK, BK):
+        queries = rows_of(q, at, q_t, exists, d, DK, BK)
+        P = dot_inputs(queries, tl.trans(rows_of(k, at, k_t, exists, d, DK, BK)), P, MODE)
+        if STATE:
+            lane = d + tl.arange(0, BK)
+            normal = tl.load(n0 + s * DK + lane, mask=lane < held, other=0.0)
+            qn += tl.sum(queries.to(tl.float32) * normal[None, :], axis=1)
+    A, a, top = weights_of(li, b, resets, before, L, EXP)
+    S = scores_of(P, A, scale, L)
+    a *= scale
+    r = normaliser(tl.sum(S, axis=1) + a * qn, top, eps, EXP)
+    for e in range(part * SPAN, tl.minimum(part * SPAN + SPAN, DV), BV):
+        num = tl.zeros([L, BV], tl.float32)
+        if STATE:
+            for d in range(0, DK, BK):
+                tile = load_tile(C0 + s * DK * DV, d, e, held, DK, DV, BK, BV)
+                num = dot_right(rows_of(q, at, q_t, exists, d, DK, BK), tile, num, MODE)
+            num *= a[:, None]
+        num = values_times(S, rows_of(v, at, v_t, exists, e, DV, BV), num, L, MODE) * r[:, None]
+        store_rows(h, at, h_t, exists, e, num, DV, BV)
+        if RAGGED:
+            store_rows(h, p.to(tl.int64), h_t, (p >= length) & (p < T), e, tl.zeros([L, BV], tl.float32), DV, BV)
+
+    if END:
+        w, w0, last = end_of(li, b, resets, before, L, EXP)
+        if part == 0:
+            tl.store(m + s, tl.where(last == float("-inf"), LOWEST, last))
+        for d in range(0, DK, BK):
+            weighed = w[:, None] * rows_of(k, at, k_t, exists, d, DK, BK).to(tl.float32)
+            if part == 0:
+                lane = d + tl.arange(0, BK)
+                normal = tl.sum(weighed, axis=0)
+                if STATE:
+                    normal += w0 * tl.load(n0 + s * DK + lane, mask=lane < held, other=0.0)
+                tl.store(n + s * DK + lane, normal, mask=lane < DK)
+            for e in range(part * SPAN, tl.minimum(part * SPAN + SPAN, DV), BV):
+                tile = tl.zeros([BK, BV], tl.float32)
+                if STATE:
+                    tile = w0 * load_tile(C0 + s * DK * DV, d, e, held, DK, DV, BK, BV)
+                values = rows_of(v, at, v_t, exists, e, DV, BV)
+                place, inside = state_tile(C + s * DK * DV, d, e, DK, DV, BK, BV)
+                tl.store(place, dot_left(tl.trans(weighed), values, tile, MODE), mask=inside)
+
+
+@triton.jit
+def walk_kernel(
+    q, k, v, i, f, C0, n0, m0, lengths, h, C, n, m, decays,
+    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, i_b, i_t, i_h, f_b, f_t, f_h, h_b, h_t, h_h, T, H, scale, eps, segments, steps,
+    EXP: tl.constexpr, REVERSE: tl.constexpr, RAGGED: tl.constexpr, STATE: tl.constexpr, OUT: tl.constexpr, END: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, WIDE: tl.constexpr, MODE: tl.constexpr,
+):  # fmt: skip
+    """One segment (`steps` steps, a multiple of L) of one stream, one tile (BK ≥ DK, BV) of its state.
+
+    C0, n0, m0 (streams, segments, …): the state at each segment's start, with STATE; C, n, m alike: at its end, with END. decays
+    (streams, segments) float64, with END and without OUT: sum of the segment's log forget gates.
+    WIDE: weights at a chunk's end go to v, else to k.
+    Not yet run on a GPU.
+    """
+    tiles: tl.constexpr = (DV + BV - 1) // BV
+    pid = tl.program_id(0)
+    tile = pid % tiles
+    e = tile * BV
+    slot = (pid // tiles).to(tl.int64)
+    s = slot // segments
+    row, head = s // H, s % H
+    begin = (slot % segments).to(tl.int32) * steps
+    q += row * q_b + head * q_h
+    k += row * k_b + head * k_h
+    v += row * v_b + head * v_h
+    i += row * i_b + head * i_h
+    f += row * f_b + head * f_h
+    h += row * h_b + head * h_h
+    length = length_of(lengths, row, T, RAGGED)
+    lane = tl.arange(0, BK)
+    top = first_top(m0, slot, EXP, STATE)
+    memory, normal = tl.zeros([BK, BV], tl.float32), tl.zeros([BK], tl.float32)
+    if STATE:
+        held = held_of(top, DK, EXP)
+        memory = load_tile(C0 + slot * DK * DV, 0, e, held, DK, DV, BK, BV)
+        normal = tl.load(n0 + slot * DK + lane, mask=lane < held, other=0.0)
+    decay = tl.full([], 0.0, tl.float64)
+    cuts = tl.full([], 0, tl.int32)
+
+    for start in range(begin, tl.minimum(begin + steps, length), L):
+        p = start + tl.arange(0, L)
+        exists = p < length
+        at = place_of(p, length, REVERSE)
+        li, b, resets = gates_of(i, f, i_t, f_t, at, exists, EXP)
+        keys = rows_of(k, at, k_t, exists, 0, DK, BK)
+        values = rows_of(v, at, v_t, exists, e, DV, BV)
+        if OUT:
+            queries = rows_of(q, at, q_t, exists, 0, DK, BK)
+            A, a, tops = weights_of(li, b, resets, top, L, EXP)
+            S = scores_of(dot_inputs(queries, tl.trans(keys), tl.zeros([L, L], tl.float32), MODE), A, scale, L)
+            a *= scale
+            den = tl.sum(S, axis=1) + a * tl.sum(queries.to(tl.float32) * normal[None, :], axis=1)
+            num = a[:, None] * dot_right(queries, memory, tl.zeros([L, BV], tl.float32), MODE)
+            num = values_times(S, values, num, L, MODE) * normaliser(den, tops, eps, EXP)[:, None]
+            store_rows(h, at, h_t, exists, e, num, DV, BV)
+        w, w0, top = end_of(li, b, resets, top, L, EXP)
+        if WIDE:
+            memory = dot_right(tl.trans(keys), w[:, None] * values.to(tl.float32), w0 * memory, MODE)
+        else:
+            memory = dot_left(tl.trans(w[:, None] * keys.to(tl.float32)), values, w0 * memory, MODE)
+        normal = w0 * normal + tl.sum(w[:, None] * keys.to(tl.float32), axis=0)
+        if END and not OUT:
+            decay += last_of(b, L)
+            cuts += last_of(resets, L)
+
+    if RAGGED and OUT:
+        for start in range(tl.maximum(begin, length), tl.minimum(begin + steps, T), L):
+            p = start + tl.arange(0, L)
+            zero = tl.zeros([L, BV], tl.float32)
+            store_rows(h, p.to(tl.int64), h_t, p < tl.minimum(begin + steps, T), e, zero, DV, BV)
+    if END:
+        place, inside = state_tile(C + slot * DK * DV, 0, e, DK, DV, BK, BV)
+        tl.store(place, memory, mask=inside)
+        if tile == 0:
+            tl.store(n + slot * DK + lane, normal, mask=lane < DK)
+            tl.store(m + slot, tl.where(top == float("-inf"), LOWEST, top))
+            if not OUT:
+                tl.store(decays + slot, tl.where((cuts > 0) & (decay == decay), float("-inf"), decay))
+
+
+@triton.jit
+def scan_kernel(
+    C0, n0, m0, C, n, m, decays, tops, last_C, last_n, last_m, segments,
+    EXP: tl.constexpr, STATE: tl.constexpr, END: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """In C, n (streams, segments, …): what each segment makes of the empty state becomes the state at its start; m there goes to tops.
+
+    One program per stream and BLOCK ≥ DK entries of C; the first of a stream has n and m too. Not yet run on a GPU.
+    """
+    size: tl.constexpr = DK * DV
+    blocks: tl.constexpr = (size + BLOCK - 1) // BLOCK
+    pid = tl.program_id(0)
+    s = (pid // blocks).to(tl.int64)
+    block = pid % blocks
+    lane = tl.arange(0, BLOCK)
+    e = block * BLOCK + lane
+    in_C, in_n = e < size, e < DK
+    top = first_top(m0, s, EXP, STATE)
+    now, now_n = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+    if STATE:
+        held = held_of(top, DK, EXP)
+        now = tl.load(C0 + s * size + e, mask=e < held * DV, other=0.0)
+        now_n = tl.load(n0 + s * DK + lane, mask=in_n & (lane < held), other=0.0)
+    for g in range(0, segments):
+        slot = s * segments + g
+        local = tl.load(C + slot * size + e, mask=in_C, other=0.0)
+        local_n = tl.load(n + slot * DK + lane, mask=in_n, other=0.0)
+        local_top = first_top(m, slot, EXP, True)
+        tl.store(C + slot * size + e, now, mask=in_C)
+        tl.store(n + slot * DK + lane, now_n, mask=in_n)
+        if block == 0:
+            tl.store(tops + slot, top)
+        start = (tl.load(decays + slot) + top.to(tl.float64)).to(tl.float32)
+        if EXP:
+            top = tl.maximum(start, local_top, propagate_nan=tl.PropagateNan.ALL)
+        keep, gain = tl.exp(start - finite(top)), tl.exp(local_top - finite(top))
+        now = keep * now + gain * local
+        now_n = keep * now_n + gain * local_n
+    if END:
+        tl.store(last_C + s * size + e, now, mask=in_C)
+        tl.store(last_n + s * DK + lane, now_n, mask=in_n)
+        if block == 0:
+            tl.store(last_m + s, tl.where(top == float("-inf"), LOWEST, top))
+
+
+def device_of(x: Tensor) -> AbstractContextManager[Any]:
+    """Launches go to x's GPU; nothing to do for the interpreter's CPU tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _strides(*tensors: Tensor) -> list[int]:
+    return [step for x in tensors for step in x.stride()[:3]]
+
+
+def _state(x: Tensor, streams: tuple[int, ...], dk: int, dv: int) -> list[Tensor]:
+    return [x.new_empty((*streams, *size), dtype=torch.float32) for size in ((dk, dv), (dk,), ())]
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    C0: Tensor | None,
+    n0: Tensor | None,
+    m0: Tensor | None,
+    lengths: Tensor | None,
+    *,
+    reverse: bool,
+    gate: str,
+    scale: float,
+    eps: float,
+    chunk_size: int | None = None,
+    want_state: bool = True,
+    way: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As xecg.ops.reference.mlstm.forward. way: "chunk", "walk" or "split" instead of the table's choice. Not yet run on a GPU."""
+    (B, T, H, DK), DV = q.shape, v.shape[-1]
+    h = v.new_empty((B, T, H, DV))
+    last = _state(v, (B, H), DK, DV) if want_state else [v.new_empty(0, dtype=torch.float32) for _ in range(3)]
+    first = [None if x is None else x.contiguous() for x in (C0, n0, m0)]
+    plan = configs.plan(B * H, T, DK, DV, v.dtype, configs.processors(v.device), chunk_size, way)
+    if B == 0 or H == 0 or DV == 0 or (T == 0 and not want_state):
+        return h, last[0], last[1], last[2]
+    tensors, strides = (q, k, v, i, f), _strides(q, k, v, i, f, h)
+    common = {"EXP": gate == "exp", "DK": DK, "DV": DV}
+    walked = {**common, "REVERSE": reverse, "RAGGED": lengths is not None, "MODE": MODES[v.dtype], **plan.tiles}
+    launch = {"num_warps": plan.warps, "num_stages": plan.stages}
+    state = first[0] is not None
+    with device_of(v):
+        if plan.way == "chunk":
+            chunk_kernel[(B * H * plan.programs,)](
+                *tensors, *first, lengths, h, *last, *strides, T, H, scale, eps, STATE=state, END=want_state, **walked, **launch
+            )  # fmt: skip
+        elif plan.way == "walk":
+            walk_kernel[(B * H * plan.programs,)](
+                *tensors, *first, lengths, h, *last, None, *strides, T, H, scale, eps, 1, plan.steps, STATE=state, OUT=True,
+                END=want_state, **walked, **launch,
+            )  # fmt: skip
+        else:
+            cuts = plan.segments
+            C, n, m = _state(v, (B, H, cuts), DK, DV)
+            decays, tops = torch.empty_like(m, dtype=torch.float64), torch.empty_like(m)
+            grid = (B * H * cuts * plan.programs,)
+            walk_kernel[grid](
+                *tensors, None, None, None, lengths, h, C, n, m, decays, *strides, T, H, scale, eps, cuts, plan.steps, STATE=False,
+                OUT=False, END=True, **walked, **launch,
+            )  # fmt: skip
+            scan_kernel[(B * H * triton.cdiv(DK * DV, configs.SCAN_BLOCK),)](
+                *first, C, n, m, decays, tops, *last, cuts, STATE=state, END=want_state, BLOCK=configs.SCAN_BLOCK, **common,
+                num_warps=4,
+            )  # fmt: skip
+            walk_kernel[grid](
+                *tensors, C, n, tops, lengths, h, None, None, None, None, *strides, T, H, scale, eps, cuts, plan.steps, STATE=True,
+                OUT=True, END=False, **walked, **launch,
+            )  # fmt: skip
+    return h, last[0], last[1], last[2]
