@@ -5,6 +5,8 @@
 #include <string>
 
 #include "../cuda/conv1d.cuh"
+#include "../cuda/slstm.cuh"
+#include "cuda_slstm.h"
 
 namespace py = pybind11;
 using namespace xecg;
@@ -85,4 +87,8 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("conv1d_forward", &conv1d_forward);
     m.def("conv1d_backward_scratch", &conv1d_backward_scratch);
     m.def("conv1d_backward", &conv1d_backward);
+    cuda::define_slstm(
+        m, [](const auto& a, Address stream) { raise_on_error(cuda::slstm_forward(a, at<CUstream_st>(stream))); },
+        [](const auto& a, Address stream) { raise_on_error(cuda::slstm_backward(a, at<CUstream_st>(stream))); },
+        [](const auto& a, Address stream) { raise_on_error(cuda::slstm_step(a, at<CUstream_st>(stream))); });
 }
