@@ -9,7 +9,7 @@ namespace {
 
 template <class Body>
 __global__ void __launch_bounds__(Body::max_threads) slstm_kernel(const __grid_constant__ Body body) {
-    DeviceThread thread;
+    DeviceThread<1> thread;
     body(thread);
 }
 
@@ -19,15 +19,16 @@ struct Launch {
 
     template <class Body>
     int operator()(const Body& body, const SlstmGrid& grid) const {
-        constexpr int64_t unasked = 48 << 10;
-        if (grid.shared > unasked) {
+        if constexpr (Body::blocks > 1) {
+            return slstm_launch_cluster(body, grid, stream);
+        } else {
             const cudaError_t error =
                 cudaFuncSetAttribute(slstm_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared));
             if (error != cudaSuccess) return int(error);
+            const dim3 blocks(unsigned(grid.tiles), unsigned(grid.heads));
+            slstm_kernel<Body><<<blocks, unsigned(grid.threads), size_t(grid.shared), stream>>>(body);
+            return int(cudaGetLastError());
         }
-        const dim3 blocks(unsigned(grid.tiles), unsigned(grid.heads));
-        slstm_kernel<Body><<<blocks, unsigned(grid.threads), size_t(grid.shared), stream>>>(body);
-        return int(cudaGetLastError());
     }
 };
 

@@ -19,7 +19,8 @@ struct SlstmDevice {
     int64_t shared;  // bytes that a block may ask for
 };
 
-constexpr int64_t slstm_tensor_units = 128;
+constexpr int64_t slstm_tensor_units = 128, slstm_cluster_units = 256;  // of a head, at most
+constexpr int slstm_cluster = 4;                                        // blocks
 
 // Rows that the threads of a plain block share, in groups of one Quad.
 inline int slstm_groups(const SlstmShape& s) {
@@ -27,14 +28,18 @@ inline int slstm_groups(const SlstmShape& s) {
     return int(room < 1 ? 1 : wanted < room ? wanted : room);
 }
 
-// once: R is read once only and need not move into shared memory.
+// once: R is read once only and need not move into shared memory. Half-precision weights stay where they are: what fits is the
+// tensor kernels' work.
 template <template <class, class, bool> class Body, class X, class W, class Args, class Launcher>
 int slstm_launch_plain(const Args& a, Launcher& launch, bool once) {
     const SlstmShape& s = a.call.shape;
     const int groups = slstm_groups(s), rows = groups * slstm_plain_rows;
-    SlstmGrid grid{(s.B + rows - 1) / rows, s.H, groups * slstm_plain_wide(s.D), Body<X, W, true>::shared(s.D, groups)};
-    if (!once && grid.shared <= launch.device.shared) return launch(Body<X, W, true>{a, groups}, grid);
-    grid.shared = Body<X, W, false>::shared(s.D, groups);
+    SlstmGrid grid{(s.B + rows - 1) / rows, s.H, groups * slstm_plain_wide(s.D), Body<X, W, false>::shared(s.D, groups)};
+    if constexpr (sizeof(W) == sizeof(float)) {
+        SlstmGrid resident = grid;
+        resident.shared = Body<X, W, true>::shared(s.D, groups);
+        if (!once && resident.shared <= launch.device.shared) return launch(Body<X, W, true>{a, groups}, resident);
+    }
     return launch(Body<X, W, false>{a, groups}, grid);
 }
 
@@ -61,10 +66,12 @@ int slstm_launch_tensor(const Args& a, Launcher& launch) {
 
 inline bool slstm_nothing(const SlstmShape& s) { return s.B == 0 || s.T == 0 || s.H == 0 || s.D == 0; }
 
+// Tensor cores need bfloat16 x and R and a head that fits the registers of a block, or from capability 9.0 on of a cluster.
 template <class Args>
 bool slstm_on_tensor_cores(const Args& a, const SlstmDevice& device) {
-    return a.call.shape.dtype == DType::bf16 && a.weights.R_type == DType::bf16 && a.call.shape.D <= slstm_tensor_units &&
-           device.capability >= 80;
+    const int64_t D = a.call.shape.D;
+    const bool fits = device.capability >= 90 ? D <= slstm_cluster_units : device.capability >= 80 && D <= slstm_tensor_units;
+    return fits && a.call.shape.dtype == DType::bf16 && a.weights.R_type == DType::bf16;
 }
 
 // Returns what the launcher returns, 0 for nothing to do.
@@ -75,7 +82,8 @@ int slstm_run(const SlstmCudaForward& a, Launcher& launch) {
     const int64_t D = a.call.shape.D;
     if (D <= 32) return slstm_launch_tensor<SlstmTensorForward<2, 1>>(a, launch);
     if (D <= 64) return slstm_launch_tensor<SlstmTensorForward<4, 1>>(a, launch);
-    return slstm_launch_tensor<SlstmTensorForward<8, 1>>(a, launch);
+    if (D <= slstm_tensor_units) return slstm_launch_tensor<SlstmTensorForward<8, 1>>(a, launch);
+    return slstm_launch_tensor<SlstmTensorForward<16, slstm_cluster>>(a, launch);
 }
 
 template <class Launcher>
@@ -85,7 +93,8 @@ int slstm_run(const SlstmCudaBackward& a, Launcher& launch) {
     const int64_t D = a.call.shape.D;
     if (D <= 32) return slstm_launch_tensor<SlstmTensorBackward<2, 1, 1>>(a, launch);
     if (D <= 64) return slstm_launch_tensor<SlstmTensorBackward<4, 1, 1>>(a, launch);
-    return slstm_launch_tensor<SlstmTensorBackward<8, 1, 1>>(a, launch);
+    if (D <= slstm_tensor_units) return slstm_launch_tensor<SlstmTensorBackward<8, 1, 1>>(a, launch);
+    return slstm_launch_tensor<SlstmTensorBackward<16, slstm_cluster, 2>>(a, launch);
 }
 
 // One step, T = 1, state in place: few products a byte of R, so that every step takes the plain kernel.

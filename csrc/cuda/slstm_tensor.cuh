@@ -42,14 +42,19 @@ struct SlstmParts {
     XECG_DEVICE static void clear(Thread& th, Bf16* parts) {
         for (int at = th.index(); at < size; at += th.count()) parts[at] = Bf16{0};
     }
+    // Writes two numbers of this lane and two of its neighbour's, whose `line` differs in the last bit, so that each of the two
+    // lanes stores whole words: where the units are neighbours along k. *_at: place of the first of the two units.
     template <class Thread>
-    XECG_DEVICE static void write(Thread& th, Bf16* parts, int b, int batch_row, int at, float v) {
-        const Split s = split(v);
-        Bf16* to = parts + b * buffer + batch_row * row + at;
+    XECG_DEVICE static void write(Thread& th, Bf16* parts, int b, const SlstmLane& lane, float first, int first_at, float second,
+                                  int second_at) {
+        const bool odd = lane.line & 1;
+        const uint32_t mine = split(odd ? second : first), other = th.swap(split(odd ? first : second), 4);
+        const uint32_t left = odd ? other : mine, right = odd ? mine : other;
+        Bf16* to = parts + b * buffer + (odd ? second_at : first_at);
         XECG_DEVICE_UNROLL
         for (int rank = 0; rank < Thread::blocks; ++rank) {
-            *th.remote(to, rank) = s.high;
-            *th.remote(to + part, rank) = s.low;
+            *reinterpret_cast<uint32_t*>(th.remote(to, rank)) = (left & 0xffffu) | right << 16;
+            *reinterpret_cast<uint32_t*>(th.remote(to + part, rank)) = left >> 16 | (right & 0xffff0000u);
         }
     }
     // The b operand of tile k.
@@ -104,9 +109,8 @@ struct SlstmTensorForward {
             if (unit < D && rows[r] < s.B) units[r] = slstm_load(call, rows[r], head, unit);
         }
         th.everyone();  // buffers are clear
-        XECG_DEVICE_UNROLL
-        for (int r = 0; r < 2; ++r)
-            if (unit < D) Parts::write(th, parts, 0, lane.pair * 2 + r, unit, units[r].h);
+        const int to = lane.pair * 2 * Parts::row + unit / 2 * 2;
+        Parts::write(th, parts, 0, lane, units[0].h, to, units[1].h, to + Parts::row);
         th.everyone();
 
         const int steps = int(slstm_steps(s, first, slstm_tensor_rows));
@@ -137,9 +141,9 @@ struct SlstmTensorForward {
                     const SlstmMade made = slstm_advance(raw, units[r]);
                     slstm_record<Bf16>(call, made, before, units[r].h, rows[r], slstm_time(s, lengths[r], t), head, unit);
                 }
-                if (unit < D) Parts::write(th, parts, (t + 1) & 1, lane.pair * 2 + r, unit, units[r].h);
                 input[r][0] = next[r][0], input[r][1] = next[r][1];
             }
+            Parts::write(th, parts, (t + 1) & 1, lane, units[0].h, to, units[1].h, to + Parts::row);
             th.everyone();
         }
         XECG_DEVICE_UNROLL
@@ -214,19 +218,27 @@ struct SlstmTensorBackward {
         load(read, steps - 1, rows, lengths, head, base);
         th.everyone();  // buffers are clear
         for (int t = steps - 1; t >= 0; --t) {
+            float draw[2][kept][4] = {};  // as d
             XECG_DEVICE_UNROLL
-            for (int r = 0; r < kept; ++r) XECG_DEVICE_UNROLL
-            for (int u = 0; u < 2; ++u) {
+            for (int u = 0; u < 2; ++u) XECG_DEVICE_UNROLL
+            for (int r = 0; r < kept; ++r) {
                 const int unit = base + u * 8;
-                float draw[4] = {};
-                if (unit < D && t < lengths[r]) {
-                    slstm_retreat(read[u][r], d[u][r], draw);
-                    float* to = call.tape.gates + slstm_gates_at(s, rows[r], slstm_time(s, lengths[r], t), head, unit);
-                    XECG_DEVICE_UNROLL
-                    for (int g = 0; g < 4; ++g) to[g * s.H * s.D] = draw[g];
-                }
+                if (unit >= D || t >= lengths[r]) continue;
+                slstm_retreat(read[u][r], d[u][r], draw[u][r]);
+                float* to = call.tape.gates + slstm_gates_at(s, rows[r], slstm_time(s, lengths[r], t), head, unit);
                 XECG_DEVICE_UNROLL
-                for (int g = 0; g < 4; ++g) Parts::write(th, parts, t & 1, lane.pair * 2 + half + r, g * 16 * K + unit, draw[g]);
+                for (int g = 0; g < 4; ++g) to[g * s.H * s.D] = draw[u][r][g];
+            }
+            XECG_DEVICE_UNROLL
+            for (int g = 0; g < 4; ++g) {
+                const int to = (lane.pair * 2 + half) * Parts::row + g * 16 * K + base / 2 * 2;
+                if constexpr (halves == 1) {
+                    XECG_DEVICE_UNROLL
+                    for (int u = 0; u < 2; ++u)
+                        Parts::write(th, parts, t & 1, lane, draw[u][0][g], to + u * 8, draw[u][1][g], to + u * 8 + Parts::row);
+                } else {
+                    Parts::write(th, parts, t & 1, lane, draw[0][0][g], to, draw[1][0][g], to + 8);
+                }
             }
             load(read, t - 1, rows, lengths, head, base);
             th.everyone();
@@ -235,9 +247,9 @@ struct SlstmTensorBackward {
             for (int k = 0; k < K; ++k) XECG_DEVICE_UNROLL
             for (int low = 0; low < 2; ++low) XECG_DEVICE_UNROLL
             for (int g = 0; g < gates; ++g) {
-                uint32_t draw[2];
-                Parts::read(parts, t & 1, low, (half * gates + g) * K + k, lane, draw);
-                th.mma(sum[g], R[g][k], draw);
+                uint32_t column[2];
+                Parts::read(parts, t & 1, low, (half * gates + g) * K + k, lane, column);
+                th.mma(sum[g], R[g][k], column);
             }
             float dh[4];  // [unit][batch row] as in c of the product
             XECG_DEVICE_UNROLL

@@ -9,6 +9,7 @@
 #include "../common/types.h"
 
 #ifdef __CUDACC__
+#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define XECG_DEVICE __device__
@@ -84,34 +85,45 @@ XECG_DEVICE inline float get_as(DType type, const void* p, int64_t at) {
     return static_cast<const float*>(p)[at];
 }
 
-// Two bfloat16 whose sum is v to 16 bits and more: products of both with a bfloat16 are as good as float32 asks.
-struct Split {
-    Bf16 high, low;
-};
-XECG_DEVICE inline Split split(float v) {
+// Two bfloat16 whose sum is v to 16 bits and more, the larger in the low half of the word: products of both with a bfloat16 are
+// as good as float32 asks.
+XECG_DEVICE inline uint32_t split(float v) {
     const Bf16 high = narrow(v);
     const float rest = v - get(&high);
-    return Split{high, narrow(rest - rest == 0.0f ? rest : 0.0f)};  // nothing is left of an infinity or NaN
+    return high.bits | uint32_t(narrow(rest - rest == 0.0f ? rest : 0.0f).bits) << 16;  // nothing is left of an infinity or NaN
 }
 
 #ifdef __CUDACC__
-// A block works on one tile of batch rows (x) of one head (y).
+// A block, or a cluster of them side by side along x, works on one tile of batch rows (x) of one head (y).
+template <int cluster>
 struct DeviceThread {
-    static constexpr int blocks = 1;
-    __device__ int rank() const { return 0; }
-    template <class T>
-    __device__ T* remote(T* own, int) const {
-        return own;
-    }
-    __device__ void everyone() const { __syncthreads(); }
+    static constexpr int blocks = cluster;
     __device__ int index() const { return int(threadIdx.x); }
     __device__ int count() const { return int(blockDim.x); }
-    __device__ int64_t tile() const { return blockIdx.x; }
+    __device__ int rank() const { return int(blockIdx.x % cluster); }  // of the block in its cluster
+    __device__ int64_t tile() const { return blockIdx.x / cluster; }
     __device__ int64_t head() const { return blockIdx.y; }
     __device__ void* shared() const {
         extern __shared__ Quad block_memory[];
         return block_memory;
     }
+    // The same place in the shared memory of another block of the cluster.
+    template <class T>
+    __device__ T* remote(T* own, int rank) const {
+#if __CUDA_ARCH__ >= 900
+        if constexpr (cluster > 1) return cooperative_groups::this_cluster().map_shared_rank(own, unsigned(rank));
+#endif
+        return own;
+    }
+    // All threads of the cluster; what they wrote before it is seen after it.
+    __device__ void everyone() const {
+#if __CUDA_ARCH__ >= 900
+        if constexpr (cluster > 1) return cooperative_groups::this_cluster().sync();
+#endif
+        __syncthreads();
+    }
+    // The word of the lane whose number differs in these bits.
+    __device__ uint32_t swap(uint32_t word, int bits) const { return __shfl_xor_sync(0xffffffffu, word, bits); }
     __device__ void barrier() const { __syncthreads(); }
     // c += a b by the whole warp: a 16x16 by rows, b 16x8 by columns, bfloat16, in the register layout of mma.m16n8k16 (PTX ISA).
     __device__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) const {

@@ -56,7 +56,16 @@ class Emulator {
     void barrier(int block) { wait(meetings_[size_t(block)]); }
     void everyone() { wait(everyone_); }
 
-    // One m16n8k16 product of a warp, register layout of the PTX ISA. `turn`: how many this thread has made.
+    // `turn`: how many warp operations this thread has made.
+    uint32_t swap(int block, int index, int turn, uint32_t word, int bits) {
+        Warp& warp = warps_[size_t(block * (threads_ / 32) + index / 32)];
+        auto& lanes = warp.lanes[turn & 1];
+        lanes[index % 32].word = word;
+        wait(warp.meeting);
+        return lanes[index % 32 ^ bits].word;
+    }
+
+    // One m16n8k16 product of a warp, register layout of the PTX ISA.
     void mma(int block, int index, int turn, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
         Warp& warp = warps_[size_t(block * (threads_ / 32) + index / 32)];
         auto& lanes = warp.lanes[turn & 1];
@@ -84,7 +93,7 @@ class Emulator {
     };
     struct Warp {
         struct Lane {
-            uint32_t a[4], b[2];
+            uint32_t a[4], b[2], word;
         };
         Meeting meeting{32};
         Lane lanes[2][32];
@@ -162,6 +171,7 @@ class EmulatedThread {
     }
     void barrier() const { emulator_.barrier(block_); }
     void everyone() const { emulator_.everyone(); }
+    uint32_t swap(uint32_t word, int bits) { return emulator_.swap(block_, index_, turn_++, word, bits); }
     void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulator_.mma(block_, index_, turn_++, c, a, b); }
 
   private:

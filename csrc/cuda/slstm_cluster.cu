@@ -1,0 +1,46 @@
+// sLSTM of 129 to 256 bfloat16 units on thread-block clusters: four blocks hold a quarter of R each, and every step's h, or
+// d(gates), is written into the shared memory of all four, with one cluster barrier. Below capability 9.0 the kernels are empty
+// and the plan never launches them. Not yet run on a GPU.
+#include "slstm_cluster.cuh"
+
+namespace xecg {
+namespace cuda {
+namespace {
+
+template <class Body>
+__global__ void __launch_bounds__(Body::max_threads) slstm_kernel(const __grid_constant__ Body body) {
+#if __CUDA_ARCH__ >= 900
+    DeviceThread<Body::blocks> thread;
+    body(thread);
+#endif
+}
+
+template <class Body>
+int launch(const Body& body, const SlstmGrid& grid, cudaStream_t stream) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(slstm_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared));
+    if (error != cudaSuccess) return int(error);
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {unsigned(Body::blocks), 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(unsigned(grid.tiles * Body::blocks), unsigned(grid.heads));
+    config.blockDim = dim3(unsigned(grid.threads));
+    config.dynamicSmemBytes = size_t(grid.shared);
+    config.stream = stream;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    return int(cudaLaunchKernelEx(&config, slstm_kernel<Body>, body));
+}
+
+}  // namespace
+
+int slstm_launch_cluster(const SlstmClusterForward& body, const SlstmGrid& grid, cudaStream_t stream) {
+    return launch(body, grid, stream);
+}
+int slstm_launch_cluster(const SlstmClusterBackward& body, const SlstmGrid& grid, cudaStream_t stream) {
+    return launch(body, grid, stream);
+}
+
+}  // namespace cuda
+}  // namespace xecg
