@@ -352,13 +352,21 @@ def compare(runs: Path, a: str, b: str, as_json: bool) -> None:
     "-o", "--out", type=click.Path(path_type=Path), default=Path("benchecg.html"), show_default=True, help="The page."
 )
 def report(runs: Path, out: Path) -> None:
-    """One self-contained HTML page of everything under RUNS."""
-    from benchecg.report import render
+    """Everything under RUNS as one self-contained HTML page; its overview alone as a table where OUT ends in .tex or .md."""
+    from benchecg.report import calibration, latex, markdown, render
     from benchecg.results import find_results, read_result
+    from benchecg.robustness import find_curves
     from xecg.io.atomic import write_text
 
-    results = [read_result(folder) for folder in find_results(runs)]
-    write_text(out, render(results))
+    found = {folder: read_result(folder) for folder in find_results(runs)}
+    results = list(found.values())
+    tables = {".tex": latex, ".md": markdown}
+    if out.suffix in tables:
+        write_text(out, tables[out.suffix](results))
+    else:
+        calibrations = {(r.task["id"], r.model["id"]): calibration(folder, r) for folder, r in found.items()}
+        known = {key: value for key, value in calibrations.items() if value is not None}
+        write_text(out, render(results, calibrations=known, curves=find_curves(runs)))
     click.echo(f"{out}: {len(results)} runs")
 
 

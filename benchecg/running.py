@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchecg.answering import PROTOCOLS, Answer, answer, unsuited
+from benchecg.metering import Metered
 from benchecg.models.base import Adapter
 from benchecg.predictions import Predictions, peak_predictions_of, predictions_of, read_predictions, write_predictions
 from benchecg.results import PREDICTIONS_FILE, UNVALIDATED, Result, write_result
@@ -101,9 +102,10 @@ def run(
         result = _result(loaded, adapter, name, reason=refusal, protocol=facts, resamples=resamples, seed=seed)
         write_result(out, result)
         return result
+    metered = Metered(adapter)
     wall, cpu = time.perf_counter(), time.process_time()
     given = answer(
-        loaded.task, loaded.data, adapter, data_sha256=loaded.data_sha256, protocol=protocol, subset=subset,
+        loaded.task, loaded.data, metered, data_sha256=loaded.data_sha256, protocol=protocol, subset=subset,
         covariates=covariates, cache=cache, progress=progress,
     )  # fmt: skip
     answered_s = time.perf_counter() - wall
@@ -124,6 +126,7 @@ def run(
             "answers_wall_s": answered_s,
             "feature_blocks": given.blocks,
             "feature_blocks_cached": given.cached,
+            **metered.cost(),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         },
         predictions={"file": PREDICTIONS_FILE, "sha256": _sha256(out / PREDICTIONS_FILE)},

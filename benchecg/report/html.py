@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
 
+from benchecg.report.calibration import Calibration
+from benchecg.report.figures import calibration_figure, cost_figure, label_figure, robustness_figures
+from benchecg.report.names import interval, metric_name, number, table
 from benchecg.report.plot import interval_plot
 from benchecg.results import Result, suite_score
 from benchecg.subgroups import FEW_PATIENTS, FEW_UNITS
 from benchecg.tasks import SUITE
 
-__all__ = ["render"]
-
-_METRIC_NAMES = {
-    "macro_f1": "macro F1",
-    "macro_f1_4": "macro F1, N S V F",
-    "macro_f1_3": "macro F1, N S V",
-    "macro_auroc": "macro AUROC",
-    "macro_ap": "macro AP",
-    "auroc": "AUROC",
-    "ap": "average precision",
-    "rsmape": "RSMAPE",
-    "mae": "MAE",
-    "r2": "R²",
-    "pearson_r": "Pearson r",
-    "bias_slope": "bias slope",
-    "bias": "bias",
-    "c_index": "C-index",
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "se": "Se",
-    "ppv": "PPV",
-}
+__all__ = ["by_task", "plain", "render"]
 
 
-def render(results: Sequence[Result]) -> str:
-    """The page as text. Results are grouped by task, models in the order of their headline value."""
-    tasks: dict[str, list[Result]] = {}
-    for result in results:
-        tasks.setdefault(result.task["id"], []).append(result)
-    for group in tasks.values():
-        group.sort(key=_rank)
+def render(
+    results: Sequence[Result],
+    *,
+    calibrations: Mapping[tuple[str, str], Calibration] | None = None,
+    curves: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The page as text. Results are grouped by task, models in the order of their headline value.
+
+    calibrations: by task and model. curves: contents of robustness files.
+    """
+    tasks = by_task(results)
     body = "".join(
-        [_head(results), _overview(tasks), _score(results), *map(_section, tasks.values()), _method(results)]
+        [
+            _head(results),
+            _overview(tasks),
+            _score(results),
+            *(
+                _section(g, _of_task(i, calibrations or {}), [c for c in curves if c["task"] == i])
+                for i, g in tasks.items()
+            ),
+            _method(results),
+        ]
     )
     css = files("benchecg.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
@@ -55,51 +50,30 @@ def render(results: Sequence[Result]) -> str:
     )
 
 
+def by_task(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Task id → its results, the best first."""
+    tasks: dict[str, list[Result]] = {}
+    for result in results:
+        tasks.setdefault(result.task["id"], []).append(result)
+    for group in tasks.values():
+        group.sort(key=_rank)
+    return tasks
+
+
+def plain(results: Sequence[Result]) -> list[Result]:
+    """Without the few-label runs, which have a figure of their own; all of them where there are no others."""
+    return [r for r in results if "fraction" not in r.protocol] or list(results)
+
+
+def _of_task(task: str, calibrations: Mapping[tuple[str, str], Calibration]) -> dict[str, Calibration]:
+    return {model: found for (of, model), found in calibrations.items() if of == task}
+
+
 def _rank(result: Result) -> tuple[float, str]:
     value = None if result.headline is None else result.headline["value"]
     if value is None:
         return float("inf"), result.model["id"]
     return (-value if result.task["higher_is_better"] else value), result.model["id"]
-
-
-def _name(metric: str) -> str:
-    if metric.endswith("ms"):
-        return _peak_name(metric)
-    stem, _, label = metric.partition("/")
-    return _METRIC_NAMES.get(stem, stem) + (f" {label}" if label else "")
-
-
-def _peak_name(metric: str) -> str:
-    """Of a peak metric such as aami_f1_75ms."""
-    if metric.startswith("timing"):
-        return {"timing_bias_ms": "timing bias, ms", "timing_error_ms": "timing error, ms"}[metric]
-    *part, stem, tolerance = metric.split("_")
-    where = "".join({"aami": " after 300 s", "record": " mean of records"}[p] for p in part)
-    return f"{_METRIC_NAMES[stem]} ±{tolerance.removesuffix('ms')} ms{where}"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def _interval(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "–"
-    low, high = _number(estimate["low"]), _number(estimate["high"])
-    return f'<b>{_number(estimate["value"])}</b> <span class="ci">[{low}, {high}]</span>'
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> str:
-    """Cells are HTML already; the first column heads its row."""
-    head = "".join(f'<th scope="col">{h}</th>' for h in header)
-    lines = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>\n"
-        for row in rows
-    )
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>\n'
 
 
 def _list(items: Sequence[str], *, css: str) -> str:
@@ -137,7 +111,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _overview(tasks: dict[str, list[Result]]) -> str:
-    learned = {r.model["id"]: r.model["trained"] is not None for group in tasks.values() for r in group}
+    learned = {r.model["id"]: r.model["trained"] is not None for group in tasks.values() for r in plain(group)}
     models = sorted(learned, key=lambda m: (not learned[m], m))  # encoders first, baselines after them
     rows = []
     for group in tasks.values():
@@ -146,10 +120,10 @@ def _overview(tasks: dict[str, list[Result]]) -> str:
         arrow = "higher is better" if first.task["higher_is_better"] else "lower is better"
         label = (
             f'<a href="#{escape(first.task["id"])}">{escape(first.task["title"])}</a>'
-            f'<br><span class="sub">{_name(first.task["metric"])}, {arrow}</span>'
+            f'<br><span class="sub">{metric_name(first.task["metric"])}, {arrow}</span>'
         )
         rows.append([label, *(_cell(by_model.get(m)) for m in models)])
-    return f"<h2>Overview</h2>\n{_table(['Task', *map(escape, models)], rows)}"
+    return f"<h2>Overview</h2>\n{table(['Task', *map(escape, models)], rows)}"
 
 
 def _cell(result: Result | None) -> str:
@@ -157,24 +131,24 @@ def _cell(result: Result | None) -> str:
         return '<span class="sub">not run</span>'
     if result.headline is None:
         return '<span class="sub">no score</span>'
-    return _interval(dict(result.headline)) + _flags(result)
+    return interval(dict(result.headline)) + _flags(result)
 
 
 def _score(results: Sequence[Result]) -> str:
     lines = []
-    for model in sorted({r.model["id"] for r in results}):
+    for model in sorted({r.model["id"] for r in plain(results)}):
         found = suite_score([r for r in results if r.model["id"] == model])
         value = f"{found['score']:.3f}" if found["score"] is not None else "no score"
         lines.append([escape(model), value, f"{found['n_tasks']} of {found['of']}"])
-    table = _table(["Model", "BenchECG score", "tasks on full data"], lines)
+    scores = table(["Model", "BenchECG score", "tasks on full data"], lines)
     return (
         "<h2>BenchECG score</h2>\n<p>The mean over the suite's ten tasks, given only when all ten ran on full data. "
         f"A mean over fewer tasks is another number and is not printed. The tasks: {escape(', '.join(SUITE.values()))}.</p>\n"
-        + table
+        + scores
     )
 
 
-def _section(group: list[Result]) -> str:
+def _section(group: list[Result], calibrations: Mapping[str, Calibration], curves: Sequence[Mapping[str, Any]]) -> str:
     first = group[0]
     task, data, split = first.task, first.data, first.split
     full = f" of {data['full_records']:,}" if data["full_records"] else ""
@@ -194,12 +168,19 @@ def _section(group: list[Result]) -> str:
     parts = [
         f'<section id="{escape(task["id"])}">\n<h2>{escape(task["title"])}</h2>\n',
         _list(first.notes if task["synthetic"] or not data["complete"] else [], css="warn"),
-        _table(["", ""], facts).replace('<thead><tr><th scope="col"></th><th scope="col"></th></tr></thead>\n', ""),
+        table(["", ""], facts).replace('<thead><tr><th scope="col"></th><th scope="col"></th></tr></thead>\n', ""),
     ]
-    scored = [r for r in group if r.headline is not None]
+    scored = plain([r for r in group if r.headline is not None])
     parts.append(_list([f"{r.model['id']}: {r.reason}" for r in group if r.reason], css="warn"))
     if scored:
-        parts += [_plot(scored), _metrics(scored), _classes(scored), _subgroups(scored), *map(_details, scored)]
+        order = [r.model["id"] for r in scored]
+        extra = [calibration_figure(scored, calibrations), cost_figure(scored), label_figure(group, order)]
+        parts += [_plot(scored), _metrics(scored), _classes(scored), _subgroups(scored)]
+        parts += [
+            f'<div class="grid-of-figures">{"".join(extra)}</div>\n' if any(extra) else "",
+            robustness_figures(curves, order),
+        ]
+        parts += map(_details, scored)
     parts.append(_published(task["published"]))
     return "".join(parts) + "</section>\n"
 
@@ -212,15 +193,13 @@ def _plot(scored: list[Result]) -> str:
     rows = [(r.model["id"], dict(r.headline or {})) for r in scored]
     task = scored[0].task
     arrow = "higher" if task["higher_is_better"] else "lower"
-    return (
-        f"<figure>{interval_plot(rows)}<figcaption>{_name(task['metric'])}: {arrow} is better</figcaption></figure>\n"
-    )
+    return f"<figure>{interval_plot(rows)}<figcaption>{metric_name(task['metric'])}: {arrow} is better</figcaption></figure>\n"
 
 
 def _metrics(scored: list[Result]) -> str:
     names = [n for n in scored[0].metrics if "/" not in n]
-    rows = [[escape(r.model["id"]) + _flags(r), *(_interval(r.metrics.get(n)) for n in names)] for r in scored]
-    return _table(["Model", *map(_name, names)], rows, caption="Metrics")
+    rows = [[escape(r.model["id"]) + _flags(r), *(interval(r.metrics.get(n)) for n in names)] for r in scored]
+    return table(["Model", *map(metric_name, names)], rows, caption="Metrics")
 
 
 def _classes(scored: list[Result]) -> str:
@@ -231,11 +210,11 @@ def _classes(scored: list[Result]) -> str:
     rows = []
     for name, n in support.items():
         per_model = [
-            "<br>".join(f"{_name(s)} {_interval(r.metrics.get(f'{s}/{name}'))}" for s in stems) for r in scored
+            "<br>".join(f"{metric_name(s)} {interval(r.metrics.get(f'{s}/{name}'))}" for s in stems) for r in scored
         ]
         rows.append([escape(name), f"{n['units']:,}", f"{n['patients']:,}", *(per_model if stems else [])])
     header = ["Class", "units", "patients", *([escape(r.model["id"]) for r in scored] if stems else [])]
-    return _table(header, rows, caption="Test units and metrics by class")
+    return table(header, rows, caption="Test units and metrics by class")
 
 
 _GROUP_NAMES = {"sex": "sex", "age_band": "age", "source": "data set", "quality": "signal quality"}
@@ -248,10 +227,10 @@ def _subgroups(scored: list[Result]) -> str:
     for g in scored[0].subgroups:
         label = f'{escape(g["group"])}<br><span class="sub">{_GROUP_NAMES[g["by"]]}</span>'
         label += ' <span class="flag">few</span>' if g["few"] else ""
-        values = (_interval(found.get((g["by"], g["group"]))) for found in by_model)
+        values = (interval(found.get((g["by"], g["group"]))) for found in by_model)
         rows.append([label, f"{g['units']:,}", f"{g['patients']:,}", *values])
     header = ["Group", "units", "patients", *(escape(r.model["id"]) for r in scored)]
-    return _table(header, rows, caption=f"Subgroups of the test set: {_name(scored[0].task['metric'])}")
+    return table(header, rows, caption=f"Subgroups of the test set: {metric_name(scored[0].task['metric'])}")
 
 
 def _details(result: Result) -> str:
@@ -259,13 +238,20 @@ def _details(result: Result) -> str:
     facts = [
         f"{model['about']}; features of width {model['width']}, fingerprint {model['fingerprint']}, {model['contamination']}",
         protocol["summary"] + ("" if protocol["converged"] else "; NOT converged"),
+        _speed(cost),
         f"{cost['wall_s']:.1f} s ({cost['feature_blocks_cached']:.0f} of {cost['feature_blocks']:.0f} blocks from the cache)",
     ]
-    inside = _list(facts, css="plain") + _list([*result.notes, *result.warnings], css="warn")
+    inside = _list([fact for fact in facts if fact], css="plain") + _list([*result.notes, *result.warnings], css="warn")
     inside += _confusion(result) + _per_record(result)
     return (
         f"<details>\n<summary>{escape(model['id'])}: warnings, confusion, records, cost</summary>\n{inside}</details>\n"
     )
+
+
+def _speed(cost: Mapping[str, float]) -> str:
+    if "ecg_hours" not in cost:
+        return ""
+    return f"{cost['ecg_hours']:.3g} h of ECG encoded in {cost['encode_wall_s']:.1f} s: {cost['ecg_hours_per_s']:.3g} h a second"
 
 
 def _confusion(result: Result) -> str:
@@ -273,7 +259,7 @@ def _confusion(result: Result) -> str:
         return ""
     classes = [escape(c) for c in result.task["classes"]]
     rows = [[name, *(f"{n:,}" for n in counts)] for name, counts in zip(classes, result.confusion)]
-    return _table(["true \\ found", *classes, "none"], rows, caption="Confusion")
+    return table(["true \\ found", *classes, "none"], rows, caption="Confusion")
 
 
 def _per_record(result: Result) -> str:
@@ -282,24 +268,24 @@ def _per_record(result: Result) -> str:
     classes = result.task["classes"]
     rows = [
         [
-            escape(r["record"]), f"{r['units']:,}", _number(r["correct"] / r["units"] if r["units"] else None), _number(r["macro_f1"]),
-            *(f"{_number(r['f1'][c])} <span class=\"ci\">({r['classes'][c]:,})</span>" for c in classes),
+            escape(r["record"]), f"{r['units']:,}", number(r["correct"] / r["units"] if r["units"] else None), number(r["macro_f1"]),
+            *(f"{number(r['f1'][c])} <span class=\"ci\">({r['classes'][c]:,})</span>" for c in classes),
         ]
         for r in result.per_record
     ]  # fmt: skip
     overall = ["Se ±75 ms", "F1 ±75 ms"] if result.task["kind"] == "peaks" else ["accuracy", "macro F1"]
     header = ["Record", "units", *overall, *(f"F1 {escape(c)} (n)" for c in classes)]
-    return _table(header, rows, caption="By record")
+    return table(header, rows, caption="By record")
 
 
 def _published(published: Sequence[dict[str, Any]]) -> str:
     if not published:
         return ""
     rows = [
-        [escape(p["model"]), f"{p['value']:.3f}", _name(p["metric"]), escape(f"{p['source']}. {p['note']}")]
+        [escape(p["model"]), f"{p['value']:.3f}", metric_name(p["metric"]), escape(f"{p['source']}. {p['note']}")]
         for p in published
     ]
-    return _table(["Model", "value", "metric", "source"], rows, caption="Published by others, not computed here")
+    return table(["Model", "value", "metric", "source"], rows, caption="Published by others, not computed here")
 
 
 def _method(results: Sequence[Result]) -> str:

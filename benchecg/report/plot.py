@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["interval_plot"]
+__all__ = ["axis", "digits", "interval_plot"]
 
-_WIDTH, _ROW, _LABEL, _MARGIN = 420, 24, 120, 16  # user units: readable at phone width, not huge on a desk
+_WIDTH, _ROW, _LABEL, _MARGIN = 420, 24, 130, 16  # user units: readable at phone width, not huge on a desk
 
 
 def interval_plot(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
@@ -18,7 +18,7 @@ def interval_plot(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     if not rows:
         return ""
     ends = [x for _, e in rows for x in (e["value"], e["low"], e["high"]) if x is not None]
-    low, high, step = _axis(min(ends), max(ends))
+    low, high, step = axis(min(ends), max(ends))
     height = _ROW * len(rows) + 34
 
     def at(x: float) -> float:
@@ -28,7 +28,7 @@ def interval_plot(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(_spoken(rows))}">']
     for t in ticks:
         parts.append(f'<line class="grid" x1="{at(t):.1f}" x2="{at(t):.1f}" y1="4" y2="{height - 26}"/>')
-        parts.append(f'<text class="tick" x="{at(t):.1f}" y="{height - 8}">{t:.{_digits(step)}f}</text>')
+        parts.append(f'<text class="tick" x="{at(t):.1f}" y="{height - 8}">{t:.{digits(step)}f}</text>')
     for i, (name, e) in enumerate(rows):
         y = 4 + _ROW * (i + 0.5)
         parts.append(f'<text class="name" x="{_LABEL - 12}" y="{y + 4:.1f}">{escape(_short(name))}</text>')
@@ -40,7 +40,7 @@ def interval_plot(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return "".join(parts) + "</svg>"
 
 
-def _axis(low: float, high: float) -> tuple[float, float, float]:
+def axis(low: float, high: float) -> tuple[float, float, float]:
     """Round ends and step, with three to seven ticks."""
     span = max(high - low, 1e-3)
     power = 10 ** math.floor(math.log10(span / 3))
@@ -48,7 +48,8 @@ def _axis(low: float, high: float) -> tuple[float, float, float]:
     return math.floor(low / step) * step, math.ceil(high / step + 1e-9) * step, step
 
 
-def _digits(step: float) -> int:
+def digits(step: float) -> int:
+    """Decimals that tell ticks of that step apart."""
     return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
