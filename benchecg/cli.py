@@ -364,7 +364,11 @@ def report(runs: Path, out: Path) -> None:
     if out.suffix in tables:
         write_text(out, tables[out.suffix](results))
     else:
-        calibrations = {(r.task["id"], r.model["id"]): calibration(folder, r) for folder, r in found.items()}
+        calibrations = {
+            (r.task["id"], r.model["id"]): calibration(folder, r)
+            for folder, r in found.items()
+            if r.profile == "corrected"
+        }
         known = {key: value for key, value in calibrations.items() if value is not None}
         write_text(out, render(results, calibrations=known, curves=find_curves(runs)))
     click.echo(f"{out}: {len(results)} runs")

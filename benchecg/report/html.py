@@ -61,8 +61,8 @@ def by_task(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def plain(results: Sequence[Result]) -> list[Result]:
-    """Without the few-label runs, which have a figure of their own; all of them where there are no others."""
-    return [r for r in results if "fraction" not in r.protocol] or list(results)
+    """Of the corrected profile and without the few-label runs, which have a figure of their own; all where there are no others."""
+    return [r for r in results if "fraction" not in r.protocol and r.profile == "corrected"] or list(results)
 
 
 def _of_task(task: str, calibrations: Mapping[tuple[str, str], Calibration]) -> dict[str, Calibration]:

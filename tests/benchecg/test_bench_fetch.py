@@ -147,6 +147,7 @@ def test_a_server_without_ranges_gives_the_file_anew(server, tmp_path):
     (tmp_path / "set" / "100.dat.part").write_bytes(FILES["100.dat"][:1000])
     _fetch(server, tmp_path)
     assert _there(tmp_path) == {**FILES, SUMS: server.sums}
+    assert [r for n, r in server.asked if n == "100.dat"] == ["bytes=1000-"]  # the whole answer took the part's place
 
 
 def test_a_damaged_part_is_found_by_its_checksum_and_fetched_anew(server, tmp_path):
