@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from benchecg.protocols.features import record_tokens, recording_of, unit_featur
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import SpecError
 
+if TYPE_CHECKING:
+    from benchecg.protocols.features import Features
+    from benchecg.protocols.finetune import Plan
+
 __all__ = ["PROTOCOLS", "Answer", "answer", "unsuited"]
 
 PROTOCOLS = {
@@ -23,6 +27,7 @@ PROTOCOLS = {
     "knn": "k nearest neighbours",
     "few-1": "linear probe, 1 % of the labels",
     "few-10": "linear probe, 10 % of the labels",
+    "finetune": "full fine-tuning",
 }
 _NO_NEIGHBOURS = {"survival": "neighbours have no hazard", "panel": "neighbours do not answer every question"}
 _FRACTION = {"few-1": 0.01, "few-10": 0.10}
@@ -32,7 +37,8 @@ _FRACTION = {"few-1": 0.01, "few-10": 0.10}
 class Answer:
     """score, valid: of the test units. found: of a peaks task instead, record index → (time_s, height) of its peaks.
 
-    width: of the features, None of a detector. protocol: what is stored and printed, with a `summary`. blocks, cached: of features.
+    others: scores of further seeds, where training has some. width: of the features, None of a detector. protocol: what is stored
+    and printed, with a `summary`. blocks, cached: of features.
     """
 
     protocol: dict[str, Any]
@@ -42,6 +48,7 @@ class Answer:
     score: np.ndarray | None = None
     valid: np.ndarray | None = None
     found: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
+    others: tuple[np.ndarray, ...] = ()
 
 
 def unsuited(task: Task, adapter: Adapter, protocol: str = "probe", covariates: tuple[str, ...] = ()) -> str | None:
@@ -52,6 +59,8 @@ def unsuited(task: Task, adapter: Adapter, protocol: str = "probe", covariates: 
         return f"a {task.kind} task has no k nearest neighbours: {_NO_NEIGHBOURS[task.kind]}"
     if task.kind != "peaks" and hasattr(adapter, "peaks_s"):
         return f"{adapter.id} finds peaks and has no features; {task.id} asks for something else"
+    if protocol == "finetune":
+        return _untrainable(adapter, covariates)
     return withheld(task, covariates)
 
 
@@ -64,11 +73,12 @@ def answer(
     protocol: str = "probe",
     subset: int = 0,
     covariates: tuple[str, ...] = (),
+    plan: Plan | None = None,
     cache: Path | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Answer:
     """Answers of `adapter` for the test units. subset: which of the fixed few-label subsets. covariates: names of
-    `benchecg.covariates` that stand beside the features. Raises SpecError."""
+    `benchecg.covariates` that stand beside the features. plan: of fine-tuning. Raises SpecError."""
     if protocol not in PROTOCOLS:
         raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
     reason = unsuited(task, adapter, protocol, covariates)
@@ -78,6 +88,8 @@ def answer(
         ask = _detected if hasattr(adapter, "peaks_s") else _peaks
         return ask(task, data, adapter, data_sha256, cache, progress)
     features = unit_features(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    if protocol == "finetune":
+        return _tuned(task, data, adapter, features, data_sha256, plan, cache, progress)
     train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
     facts: dict[str, Any] = {"name": PROTOCOLS[protocol], "refit_on": "train and val", "grid": list(C_GRID)}
     if protocol in _FRACTION:
@@ -108,6 +120,50 @@ def answer(
         score=probe.score,
         valid=features.valid[test],
     )
+
+
+def _untrainable(adapter: Adapter, covariates: tuple[str, ...]) -> str | None:
+    from benchecg.protocols.finetune import untrainable
+
+    return untrainable(adapter) or ("fine-tuning takes no covariates" if covariates else None)
+
+
+def _tuned(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    features: Features,
+    data_sha256: str,
+    plan: Plan | None,
+    cache: Path | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Answer:
+    from benchecg.protocols.finetune import fine_tune
+
+    tuned = fine_tune(
+        task, data, adapter, features=features.values, valid=features.valid, data_sha256=data_sha256, plan=plan,
+        cache=cache, progress=progress,
+    )  # fmt: skip
+    chosen = tuned.recipe
+    facts: dict[str, Any] = {"name": PROTOCOLS["finetune"], "refit_on": "train alone", "converged": True}
+    facts |= {name: getattr(chosen, name) for name in chosen.__dataclass_fields__ if name != "seed"}
+    facts |= {"validation": tuned.search, "fitted_tiles": tuned.n_fit, "seeds": len(tuned.test)}
+    for name, per_seed in (("epoch", tuned.epochs), ("validation", tuned.validation), ("test", tuned.test)):
+        facts[f"{name}_by_seed"] = {str(seed): value for seed, value in enumerate(per_seed)}
+    known = [value for value in tuned.test if value is not None]
+    facts |= {"seed_mean": float(np.mean(known)) if known else None}
+    facts |= {"seed_sd": float(np.std(known, ddof=1)) if len(known) > 1 else None}
+    spread = "–" if facts["seed_sd"] is None else f"{facts['seed_sd']:.3f}"
+    mean = "–" if facts["seed_mean"] is None else f"{facts['seed_mean']:.3f}"
+    facts["summary"] = (
+        f"{facts['name']}: encoder rate {chosen.lr_core:g}, layer decay {chosen.decay:g} of {len(tuned.search)} settings, "
+        f"chosen on validation with seed 0, epoch {tuned.epochs[0]} of at most {chosen.epochs} kept; the figures are of seed 0; "
+        f"{task.metric} over {len(tuned.test)} seeds {mean}, deviation {spread}"
+    )
+    return Answer(
+        facts, tuned.width, features.blocks, features.cached, score=tuned.scores[0], valid=tuned.valid,
+        others=tuned.scores[1:],
+    )  # fmt: skip
 
 
 def _summary(facts: dict[str, Any]) -> str:

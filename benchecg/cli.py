@@ -149,15 +149,23 @@ def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
 @click.option(
     "--protocol",
-    type=click.Choice(["probe", "knn", "few-1", "few-10"]),
+    type=click.Choice(["probe", "knn", "few-1", "few-10", "finetune"]),
     default="probe",
     show_default=True,
-    help="Linear probe, nearest neighbours, or the probe with 1 % or 10 % of the training patients.",
+    help="Linear probe, nearest neighbours, the probe with 1 % or 10 % of the training patients, or encoder and head "
+    "trained together.",
 )
 @click.option("--subset", type=click.IntRange(0, 4), default=0, show_default=True, help="Which few-label subset.")
 @click.option(
     "--covariates", default="", help="Beside the features: age, sex or age,sex. Refused where they tell the label."
 )
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Trainings of the chosen setting."
+)
+@click.option(
+    "--epochs", type=click.IntRange(0, 1_000), default=30, show_default=True, help="Most that a training takes."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where fine-tuning runs: cpu or cuda.")
 @click.option("--profile", type=click.Choice(["corrected", "authors"]), default="corrected", show_default=True)
 @_json_option
 @click.pass_context
@@ -173,6 +181,9 @@ def run(
     protocol: str,
     subset: int,
     covariates: str,
+    seeds: int,
+    epochs: int,
+    device: str,
     profile: str,
     as_json: bool,
 ) -> None:
@@ -187,6 +198,11 @@ def run(
     if profile == "authors":
         raise click.UsageError("the authors profile is not built yet; only corrected is, and a run never mixes the two")
     beside = parse_covariates(covariates)
+    plan = None
+    if protocol == "finetune":
+        from benchecg.protocols.finetune import Plan
+
+        plan = Plan(seeds=seeds).with_(epochs=epochs, device=device)
     adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
     results = []
     for loaded in _load_all(tasks, data_root(data)):
@@ -198,7 +214,7 @@ def run(
             label = f"{loaded.task.id} · {name}"
             result = run_one(
                 loaded, adapter, out=folder, cache=cache or out / ".features", resamples=resamples, seed=seed,
-                protocol=protocol, subset=subset, covariates=beside, progress=_progress(label),
+                protocol=protocol, subset=subset, covariates=beside, plan=plan, progress=_progress(label),
             )  # fmt: skip
             results.append(result)
             if not as_json:

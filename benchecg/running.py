@@ -6,9 +6,9 @@ import hashlib
 import resource
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchecg.answering import PROTOCOLS, Answer, answer, unsuited
 from benchecg.metering import Metered
@@ -21,6 +21,9 @@ from benchecg.subgroups import record_facts
 from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, split_hash
 from benchecg.versions import library_versions
 from xecg.errors import SpecError
+
+if TYPE_CHECKING:
+    from benchecg.protocols.finetune import Plan
 
 __all__ = ["LoadedTask", "load_data", "run", "run_name"]
 
@@ -83,13 +86,15 @@ def run(
     protocol: str = "probe",
     subset: int = 0,
     covariates: tuple[str, ...] = (),
+    plan: Plan | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Result:
     """Ask `adapter` the task; writes out/result.json and out/predictions.parquet and returns the result.
 
     When the data are too few, or the adapter cannot be asked this, the result says so and holds no score. cache: folder for
     features; None computes them anew. protocol: one of `PROTOCOLS`; subset: which of the fixed few-label subsets. covariates:
-    names of `benchecg.covariates` that the probe is given beside the features.
+    names of `benchecg.covariates` that the probe is given beside the features. plan:
+    of fine-tuning; the predictions are those of seed 0, and of each further seed in a file of its own beside them.
     """
     if protocol not in PROTOCOLS:
         raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
@@ -106,12 +111,15 @@ def run(
     wall, cpu = time.perf_counter(), time.process_time()
     given = answer(
         loaded.task, loaded.data, metered, data_sha256=loaded.data_sha256, protocol=protocol, subset=subset,
-        covariates=covariates, cache=cache, progress=progress,
+        covariates=covariates, plan=plan, cache=cache, progress=progress,
     )  # fmt: skip
     answered_s = time.perf_counter() - wall
     groups = record_facts(loaded.task, loaded.data, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
     predictions = _predictions(loaded, name, given, groups=groups, resamples=resamples, seed=seed)
     write_predictions(out / PREDICTIONS_FILE, predictions)
+    for number, others in enumerate(given.others, start=1):
+        other = _predictions(loaded, name, replace(given, score=others), groups=groups, resamples=resamples, seed=seed)
+        write_predictions(out / f"predictions.seed-{number}.parquet", other)
     scored = score(read_predictions(out / PREDICTIONS_FILE))
     result = _result(
         loaded,

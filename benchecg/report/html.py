@@ -293,7 +293,7 @@ def _method(results: Sequence[Result]) -> str:
     libraries = ", ".join(f"{name} {v}" for name, v in first.versions.items())
     lines = [
         "One head on frozen features, the same grid of settings for every model, chosen on validation only; the test set is "
-        "read once.",
+        "read once. Where a model's name ends in +finetune its encoder is trained, too, by one grid for all.",
         f"Intervals: {first.bootstrap['resamples']:,} resamples of patients with replacement, seed {first.bootstrap['seed']}, "
         "percentiles. They cover the choice of patients, not of random seeds. A class undefined in a resample leaves its mean.",
         "A class with neither truth nor prediction has no F1 and is left out; a class present but never predicted has F1 = 0.",

@@ -1,0 +1,281 @@
+"""One training of an encoder and its head together, to be read from top to bottom: `tune`.
+
+AdamW, one epoch of warm-up and half a cosine by the step, layer-wise decay of the learning rate, stochastic depth, gradient clipped
+by its norm, the epoch with the best validation metric kept (ties: the earliest; epoch 0, before any step, counts) and an end when
+it has not improved for some epochs. After each epoch the whole state goes to disk; random numbers depend on seed and epoch alone,
+so a training that was killed and started again ends with the same bits on one machine with one number of threads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchecg.protocols.tiles import Inputs, Tile, Tiles, features_of
+from xecg.errors import CheckpointError
+from xecg.io.atomic import write_bytes, write_json
+from xecg.model import Head
+from xecg.model.checkpoint import read_tensors
+from xecg.model.heads import loss_of
+from xecg.pretrain import schedule
+
+__all__ = ["Network", "Recipe", "Trained", "logits_of", "tune"]
+
+_FEWEST_STEPS, _SMALLEST_BATCH = 16, 4  # a small training set gets smaller batches, so that an epoch has so many steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training. lr_core: of the last block, earlier ones times `decay` each. drop_path: of the last residual block,
+    rising linearly from 0 (Huang et al. 2016); used where the module has a list `blocks` of residual blocks. batch: tiles. keep:
+    "best" epoch on validation or "last".
+    """
+
+    lr_core: float
+    decay: float
+    seed: int = 0
+    lr_head: float = 1e-3
+    weight_decay: float = 0.01
+    drop_path: float = 0.1
+    epochs: int = 30
+    patience: int = 8
+    batch: int = 64
+    clip: float = 3.0
+    keep: str = "best"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """value: of the kept epoch on validation, None where undefined. history: per epoch its number, mean loss and value."""
+
+    value: float | None
+    epoch: int
+    history: list[dict[str, Any]]
+
+
+class Network(nn.Module):
+    """Encoder and head, one state."""
+
+    def __init__(self, module: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.module, self.head = module, head
+
+
+def tune(
+    network: Network,
+    tiles: Tiles,
+    inputs: Inputs,
+    label: Tensor,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    value_of: Callable[[Network], float | None],
+    higher_is_better: bool = True,
+    report: Callable[[dict[str, Any]], None] = lambda line: None,
+) -> Trained:
+    """Train `network` in place and leave the kept epoch's weights in it. folder: of this training alone; holds its state.
+
+    label: targets by unit, as `xecg.model.heads.loss_of` takes them. value_of: validation metric of the network as it stands.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    network.to(recipe.device)
+    done = folder / "done.json"
+    if done.is_file() and (folder / "best.safetensors").is_file():
+        found = json.loads(done.read_text())
+        _load(network, folder / "best.safetensors")
+        return Trained(found["value"], found["epoch"], found["history"])
+    batch = min(recipe.batch, max(_SMALLEST_BATCH, len(tiles.train) // _FEWEST_STEPS))
+    steps = -(-len(tiles.train) // batch)
+    groups = _groups(network, recipe)
+    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
+    history = _resume(network, optimiser, folder / "state.safetensors")
+    if not history:
+        history = [{"epoch": 0, "loss": None, "value": value_of(network)}]
+        write_bytes(folder / "best.safetensors", _packed(network.state_dict()))
+    while len(history) <= recipe.epochs and len(history) - 1 - _best(history, higher_is_better) < recipe.patience:
+        epoch = len(history)
+        network.train()
+        total = 0.0
+        with _seeded(recipe.seed, epoch), _stochastic_depth(network.module, recipe.drop_path):
+            order = torch.randperm(len(tiles.train)).tolist()
+            for place in range(steps):
+                step = (epoch - 1) * steps + place + 1
+                factor = schedule.learning_factor(step, recipe.epochs * steps + 1, steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = group["height"] * factor
+                chosen = [tiles.train[i] for i in order[place * batch : (place + 1) * batch]]
+                total += _step(network, optimiser, chosen, tiles, inputs, label, recipe)
+        history.append({"epoch": epoch, "loss": total / steps, "value": value_of(network)})
+        report(history[-1])
+        if _best(history, higher_is_better) == epoch or recipe.keep == "last":
+            write_bytes(folder / "best.safetensors", _packed(network.state_dict()))
+        write_bytes(folder / "state.safetensors", _packed(_state(network, optimiser), history))
+    kept = len(history) - 1 if recipe.keep == "last" else _best(history, higher_is_better)
+    _load(network, folder / "best.safetensors")
+    write_json(done, {"value": history[kept]["value"], "epoch": kept, "history": history})
+    (folder / "state.safetensors").unlink(missing_ok=True)
+    return Trained(history[kept]["value"], kept, history)
+
+
+@torch.inference_mode()
+def logits_of(network: Network, part: Sequence[Tile], tiles: Tiles, inputs: Inputs, recipe: Recipe, n: int) -> Tensor:
+    """Logits float32 (n units of the task, outputs), the mean over a unit's tiles; NaN where no tile of `part` answers."""
+    network.eval()
+    total = torch.zeros(n, network.head.spec.outputs)
+    count = torch.zeros(n)
+    for first in range(0, len(part), recipe.batch):
+        chosen = part[first : first + recipe.batch]
+        units = _units(chosen)
+        found = network.head.of_features(features_of(network.module, chosen, inputs, tiles.grid, recipe.device)).cpu()
+        total.index_add_(0, units, found)
+        count.index_add_(0, units, torch.ones(len(units)))
+    return total / torch.where(count > 0, count, torch.nan)[:, None]
+
+
+def _units(chosen: Sequence[Tile]) -> Tensor:
+    return torch.cat([torch.from_numpy(t.unit) for t in chosen])
+
+
+def _step(
+    network: Network,
+    optimiser: torch.optim.Optimizer,
+    chosen: list[Tile],
+    tiles: Tiles,
+    inputs: Inputs,
+    label: Tensor,
+    recipe: Recipe,
+) -> float:
+    features = features_of(network.module, chosen, inputs, tiles.grid, recipe.device)
+    target = label[_units(chosen)].to(recipe.device)
+    loss = loss_of(network.head, network.head.of_features(features), target)
+    optimiser.zero_grad(set_to_none=True)
+    if not loss.requires_grad:
+        return float(loss)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+    if bool(torch.isfinite(norm)):
+        optimiser.step()
+    return float(loss.detach())
+
+
+def _best(history: list[dict[str, Any]], higher_is_better: bool) -> int:
+    known = [(h["value"] if higher_is_better else -h["value"], -h["epoch"]) for h in history if h["value"] is not None]
+    return -max(known)[1] if known else 0
+
+
+def _groups(network: Network, recipe: Recipe) -> list[dict[str, Any]]:
+    """AdamW groups with the key height, the learning rate at its top. Vectors are not decayed."""
+    encoder = getattr(network.module, "model", None)
+    if encoder is not None and hasattr(encoder, "config"):
+        parts = [
+            (g["params"], g["factor"], g["decays"]) for g in schedule.parameter_groups(encoder, decay=recipe.decay)
+        ]
+    else:
+        parts = [(list(p), factor, decays) for p, factor, decays in _by_depth(network.module, recipe.decay)]
+    groups = [
+        {"params": params, "height": recipe.lr_core * factor, "weight_decay": recipe.weight_decay if decays else 0.0}
+        for params, factor, decays in parts
+        if params and recipe.lr_core
+    ]
+    for parameter in network.module.parameters():
+        parameter.requires_grad_(bool(recipe.lr_core))
+    head = network.head
+    return [
+        *groups,
+        {"params": [head.weight], "height": recipe.lr_head, "weight_decay": recipe.weight_decay},
+        {"params": [head.bias], "height": recipe.lr_head, "weight_decay": 0.0},
+    ]
+
+
+def _by_depth(module: nn.Module, decay: float) -> Iterator[tuple[list[nn.Parameter], float, bool]]:
+    """Of any module: its outermost children that are several, in their order, stand for its layers."""
+    layers = list(module.children())
+    while len(layers) == 1 and list(layers[0].children()):
+        layers = list(layers[0].children())
+    seen: set[int] = set()
+    for depth, layer in enumerate([*layers, module]):  # what belongs to no child comes last
+        factor = decay ** max(0, len(layers) - depth)
+        fresh = [p for p in layer.parameters() if id(p) not in seen]
+        seen |= {id(p) for p in fresh}
+        for decays in (True, False):
+            yield [p for p in fresh if (p.dim() > 1) == decays], factor, decays
+
+
+@contextmanager
+def _stochastic_depth(module: nn.Module, rate: float) -> Iterator[None]:
+    """While it lasts, the residual part of block i of n is dropped from each row with probability rate · i / (n − 1)."""
+    blocks = getattr(getattr(module, "model", module), "blocks", None)
+    hooks = []
+    if rate and isinstance(blocks, nn.ModuleList) and len(blocks) > 1:
+        for i, block in enumerate(blocks):
+            hooks.append(block.register_forward_hook(_dropping(rate * i / (len(blocks) - 1))))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _dropping(rate: float) -> Callable[..., Any]:
+    def hook(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        kept = (torch.rand(len(x)) >= rate).to(x) / (1 - rate)
+        return x + (output - x) * kept.view(-1, *[1] * (x.dim() - 1))
+
+    return hook
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int) -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed((seed << 20) + epoch)
+        yield
+
+
+def _packed(tensors: dict[str, Tensor], history: list[dict[str, Any]] | None = None) -> bytes:
+    from safetensors.torch import save
+
+    plain = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    return save(plain, metadata={"history": json.dumps(history or [])})
+
+
+def _load(network: Network, path: Path) -> None:
+    network.load_state_dict(read_tensors(path.read_bytes(), str(path)))
+
+
+def _state(network: Network, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    moments = {
+        f"adam.{i}.{name}": value
+        for i, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    return {**{f"net.{name}": t for name, t in network.state_dict().items()}, **moments}
+
+
+def _resume(network: Network, optimiser: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
+    """The history of the state at `path`, which is put into network and optimiser; [] without a whole one."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    try:
+        tensors = read_tensors(data, str(path))
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except CheckpointError:
+        return []
+    network.load_state_dict({k[4:]: t for k, t in tensors.items() if k.startswith("net.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("adam."):
+            _, i, name = key.split(".")
+            state.setdefault(int(i), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return json.loads(header["__metadata__"]["history"])
