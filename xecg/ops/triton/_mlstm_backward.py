@@ -32,19 +32,19 @@ from torch import Tensor
 
 from xecg.ops.triton import _mlstm_states as states_of
 from xecg.ops.triton._mlstm_states import (
+    chunk_gates_kernel,
     dot_inputs,
     dot_left,
     dot_right,
     finite,
     length_of,
     log_gates,
+    passed_on_kernel,
     place_of,
     rows_of,
+    scan_kernel,
     state_tile,
     walk_kernel,
-    scan_kernel,
-    chunk_gates_kernel,
-    passed_on_kernel,
 )
 
 __all__ = ["backward"]
@@ -106,7 +106,7 @@ def _row_terms(S, U, m, num_init, den_init, eps, L: tl.constexpr):
     den = tl.sum(S, axis=1) + den_init
     product = tl.sum(tl.where(t[:, None] >= t[None, :], S * U, 0.0), axis=1) + num_init
     low = tl.exp(-m)
-    r = 1.0 / (tl.maximum(tl.abs(den), low) + eps)
+    r = 1.0 / (tl.maximum(tl.abs(den), low, propagate_nan=tl.PropagateNan.ALL) + eps)
     slope = r * (r * product)
     dden = tl.where(tl.abs(den) > low, tl.where(den > 0, -slope, slope), 0.0)
     return r, dden, slope
@@ -395,9 +395,14 @@ class _Plan:
         chunks = -(-steps // chunk)
         widest = 32 if q.dtype == torch.float32 else 64
         tile_k, tile_v = (min(widest, max(16, _power(d))) for d in (dk, v.shape[-1]))
-        mode = _MODES[q.dtype] if q.is_cuda else 0  # Triton's interpreter multiplies float32 alone
+        mode = 0 if q.device.type == "cpu" else _MODES[q.dtype]  # the interpreter multiplies float32 alone
         segments = -(-chunks // states_of.SEGMENT)
         return cls(steps, heads, dk, v.shape[-1], chunk, chunks, segments, tile_k, tile_v, mode)
+
+    @property
+    def warps(self) -> int:
+        """Of the kernels that hold several (chunk, chunk) tables: few enough registers a thread."""
+        return 8 if self.chunk == 64 else 4
 
     @property
     def tiles(self) -> int:
@@ -440,7 +445,8 @@ def backward(
     dh = dh if dh.stride(-1) == 1 else dh.contiguous()
     make = torch.empty if lengths is None else torch.zeros
     grads = [make(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v, i, f)]
-    first, last = _floats(C0, n0, m0), (dC, dn, dm)
+    first = _floats(C0, n0, m0)
+    last: tuple[Tensor | None, ...] = (dC, dn, dm)
     sizes: tuple[tuple[int, ...], ...] = ((B, H, DK, DV), (B, H, DK), (B, H))
     if any(x is not None for x in last):
         zeros = (torch.zeros(size, device=q.device) if x is None else x for x, size in zip(last, sizes))
@@ -479,7 +485,7 @@ def _single(plan: _Plan, inputs: _Tensors, out: _Tensors, scale: float, eps: flo
     streams = inputs[0].shape[0] * plan.heads
     single_kernel[(streams,)](
         *inputs, *out, *_layout(*inputs[:6]), plan.steps, plan.heads, scale, eps, **options, DK=plan.dk, DV=plan.dv,
-        BK=plan.tile_k, BV=plan.tile_v, L=plan.chunk, MODE=plan.mode, num_warps=4, num_stages=2,
+        BK=plan.tile_k, BV=plan.tile_v, L=plan.chunk, MODE=plan.mode, num_warps=plan.warps, num_stages=2,
     )  # fmt: skip
 
 
@@ -496,7 +502,7 @@ def _chunked(
         return torch.empty(size, device=q.device, dtype=torch.float32)
 
     tiling = {"DK": p.dk, "DV": p.dv, "BK": p.tile_k, "BV": p.tile_v, "L": p.chunk, "MODE": p.mode}
-    meta = {**options, **tiling, "num_warps": 4, "num_stages": 2}
+    meta = {**options, **tiling, "num_stages": 2}
     counts = (p.steps, p.heads, p.chunks)
     m, gamma = floats(N, p.chunks + 1), floats(N, p.chunks + 1)
     decays, tops, passed = (floats(N, p.chunks) for _ in range(3))
@@ -508,12 +514,17 @@ def _chunked(
         i, f, first[2], lengths, m, decays, tops, weights, *_layout(i, f), *counts, **options, STATE=has_first, L=p.chunk,
         BLOCK=16, num_warps=4,
     )  # fmt: skip
-    _walk(p, k, v, weights, weights, decays, m, lengths, first, last, before, None, ends, (None, None), meta, back=False)
+    _walk(
+        p, k, v, weights, weights, decays, m, lengths, first, last, before, None, ends, (None, None), meta, back=False
+    )
     layout, plane = _layout(*inputs[:6]), rows.stride(0)
     query_kernel[(N * p.chunks,)](
-        *inputs, *before, m, rows, passed, dq, *layout, *counts, plane, scale, eps, STATE=has_first, **meta
+        *inputs, *before, m, rows, passed, dq, *layout, *counts, plane, scale, eps, STATE=has_first, **meta,
+        num_warps=p.warps,
+    )  # fmt: skip
+    _walk(
+        p, q, dh, rows[4], rows[5], decays, m, lengths, last, before, after, boundary, starts, d_first, meta, back=True
     )
-    _walk(p, q, dh, rows[4], rows[5], decays, m, lengths, last, before, after, boundary, starts, d_first, meta, back=True)
     if exp:
         end = last[2].flatten() - ends.sum(1) if has_last else None
         passed_on_kernel[(N,)](
@@ -522,7 +533,7 @@ def _chunked(
         )  # fmt: skip
     key_kernel[(N * p.chunks,)](
         *inputs, *after, m, tops, decays, weights, rows, boundary, gamma, *other_grads, *layout, *counts, plane, scale,
-        END=has_last, **meta,
+        END=has_last, **meta, num_warps=p.warps,
     )  # fmt: skip
     if has_first:
         d_first[2].copy_((starts.sum(1) + gamma[:, 0]).view_as(d_first[2]) if exp else torch.zeros_like(d_first[2]))
@@ -545,7 +556,7 @@ def _walk(
         walk_kernel[(programs,)](
             x, y, weights, weights_n, decays, m, lengths, *first[:2], *segments, *found, *other[:2], boundary, ends, *last[:2],
             *_layout(x, y), p.steps, p.heads, p.chunks, G, BACK=back, FIRST=has_first, LAST=has_last, PASS=passes,
-            SEGMENT=states_of.SEGMENT, **meta,
+            SEGMENT=states_of.SEGMENT, **meta, num_warps=4,
         )  # fmt: skip
 
     if not split:

@@ -224,7 +224,7 @@ def walk_kernel(
             held = DK * (tl.load(m + n * (NC + 1)) != float("-inf")).to(tl.int32)
         start = tl.load(at, mask=inside & (k[:, None] < held), other=0.0)
         start_n = tl.load(first_n + n * DK + k, mask=k < held, other=0.0)
-    if PASS != 1 and not BACK:
+    if PASS != 1 and not BACK:  # noqa: SIM102 (known when compiling; the next is not)
         if (chunks == 0) & (u0 == 0):  # the state before the first chunk is asked for even where there is none
             at, inside = state_tile(states + n * NC * DK * DV, k0, v0, DK, DV, BK, BV)
             tl.store(at, start, mask=inside)
@@ -271,7 +271,7 @@ def walk_kernel(
             start = kept * start + local
             start_n = kept * start_n + local_n
 
-    if LAST and PASS != 1:
+    if LAST and PASS != 1:  # noqa: SIM102 (known when compiling; the next is not)
         if u1 == G:
             at, inside = state_tile(other + n * DK * DV, k0, v0, DK, DV, BK, BV)
             at_n = other_n + n * DK + k
@@ -340,7 +340,9 @@ def passed_on_kernel(
     for b in range(0, blocks):
         c = (blocks - 1 - b) * BLOCK + lane
         exists = c < chunks
-        before = tl.load(m + n * (NC + 1) + c, mask=exists, other=0.0) + tl.load(decays + n * NC + c, mask=exists, other=0.0)
+        before = tl.load(m + n * (NC + 1) + c, mask=exists, other=0.0) + tl.load(
+            decays + n * NC + c, mask=exists, other=0.0
+        )
         wins = before >= tl.load(tops + n * NC + c, mask=exists, other=float("-inf"))
         gain = tl.load(passed + n * NC + c, mask=exists, other=0.0)
         share, gains = tl.associative_scan((tl.where(wins, 1.0, 0.0), gain), 0, _chain, reverse=True)
