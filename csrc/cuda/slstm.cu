@@ -1,7 +1,7 @@
 // sLSTM on NVIDIA GPUs: launches of the bodies in slstm_plain.cuh and slstm_tensor.cuh, chosen by slstm_plan.cuh. No allocation,
 // no synchronisation with the host: calls can be captured in a CUDA graph. Not yet run on a GPU.
 #include "slstm.cuh"
-#include "slstm_plan.cuh"
+#include "slstm_cluster.cuh"
 
 namespace xecg {
 namespace cuda {
@@ -33,12 +33,13 @@ struct Launch {
 };
 
 int launch_on(cudaStream_t stream, Launch* launch) {
-    int device = 0, shared = 0, major = 0, minor = 0;
+    int device = 0, shared = 0, major = 0, minor = 0, processors = 0;
     cudaError_t error = cudaGetDevice(&device);
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-    *launch = Launch{SlstmDevice{10 * major + minor, shared}, stream};
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+    *launch = Launch{SlstmDevice{10 * major + minor, shared, processors}, stream};
     return int(error);
 }
 

@@ -17,6 +17,7 @@ struct SlstmWeights {
 struct SlstmCudaForward {
     SlstmForward call;
     SlstmWeights weights;
+    bool rounded;  // h enters the products as bfloat16, as on tensor cores; set by the plan
 };
 
 // The pointers packed, dR and db of the call are not used: one product of the tape afterwards makes dR and db.

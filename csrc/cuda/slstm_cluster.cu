@@ -15,8 +15,10 @@ __global__ void __launch_bounds__(Body::max_threads) slstm_kernel(const __grid_c
 #endif
 }
 
+}  // namespace
+
 template <class Body>
-int launch(const Body& body, const SlstmGrid& grid, cudaStream_t stream) {
+int slstm_launch_cluster(const Body& body, const SlstmGrid& grid, cudaStream_t stream) {
     const cudaError_t error =
         cudaFuncSetAttribute(slstm_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared));
     if (error != cudaSuccess) return int(error);
@@ -33,14 +35,11 @@ int launch(const Body& body, const SlstmGrid& grid, cudaStream_t stream) {
     return int(cudaLaunchKernelEx(&config, slstm_kernel<Body>, body));
 }
 
-}  // namespace
-
-int slstm_launch_cluster(const SlstmClusterForward& body, const SlstmGrid& grid, cudaStream_t stream) {
-    return launch(body, grid, stream);
-}
-int slstm_launch_cluster(const SlstmClusterBackward& body, const SlstmGrid& grid, cudaStream_t stream) {
-    return launch(body, grid, stream);
-}
+template int slstm_launch_cluster(const SlstmTensorForward<16, slstm_cluster, 1>&, const SlstmGrid&, cudaStream_t);
+template int slstm_launch_cluster(const SlstmTensorForward<16, slstm_cluster, 2>&, const SlstmGrid&, cudaStream_t);
+template int slstm_launch_cluster(const SlstmTensorForward<16, slstm_cluster, 4>&, const SlstmGrid&, cudaStream_t);
+template int slstm_launch_cluster(const SlstmTensorBackward<16, slstm_cluster, 1, 2>&, const SlstmGrid&, cudaStream_t);
+template int slstm_launch_cluster(const SlstmTensorBackward<16, slstm_cluster, 2, 2>&, const SlstmGrid&, cudaStream_t);
 
 }  // namespace cuda
 }  // namespace xecg

@@ -81,7 +81,7 @@ struct SlstmPlainForward {
             if (p.real && p.first + r < s.B) units[r] = slstm_load(call, p.first + r, p.head, p.unit);
         }
         if (p.real) {
-            h[p.unit] = Quad{{units[0].h, units[1].h, units[2].h, units[3].h}};
+            h[p.unit] = rows_of_h(units);
             for (int g = 0; g < 4; ++g) bias[g] = get_as(a.weights.b_type, a.weights.b, (g * s.H + p.head) * s.D + p.unit);
         }
         th.barrier();
@@ -89,7 +89,7 @@ struct SlstmPlainForward {
         for (int64_t t = 0; t < steps; ++t) {
             if (p.real) {
                 step(R, h + (t & 1) * buffer, p, t, lengths, bias, units);
-                h[((t + 1) & 1) * buffer + p.unit] = Quad{{units[0].h, units[1].h, units[2].h, units[3].h}};
+                h[((t + 1) & 1) * buffer + p.unit] = rows_of_h(units);
             }
             th.barrier();
         }
@@ -98,6 +98,16 @@ struct SlstmPlainForward {
     }
 
   private:
+    XECG_DEVICE Quad rows_of_h(const SlstmUnit* units) const {
+        Quad h;
+        XECG_DEVICE_UNROLL
+        for (int r = 0; r < slstm_plain_rows; ++r) {
+            const Bf16 near = narrow(units[r].h);
+            h.v[r] = a.rounded ? get(&near) : units[r].h;
+        }
+        return h;
+    }
+
     template <class Matrix>
     XECG_DEVICE void step(const Matrix& R, const Quad* h, const SlstmPlace& p, int64_t t, const int64_t* lengths,
                           const float* bias, SlstmUnit* units) const {

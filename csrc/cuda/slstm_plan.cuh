@@ -17,6 +17,7 @@ struct SlstmGrid {
 struct SlstmDevice {
     int capability;  // 80, 90, ...
     int64_t shared;  // bytes that a block may ask for
+    int processors;
 };
 
 constexpr int64_t slstm_tensor_units = 128, slstm_cluster_units = 256;  // of a head, at most
@@ -60,7 +61,7 @@ int slstm_launch_plain(const Args& a, Launcher& launch, bool once = false) {
 template <class Body, class Args, class Launcher>
 int slstm_launch_tensor(const Args& a, Launcher& launch) {
     const SlstmShape& s = a.call.shape;
-    const int64_t tiles = (s.B + slstm_tensor_rows - 1) / slstm_tensor_rows;
+    const int64_t tiles = (s.B + Body::rows - 1) / Body::rows;
     return launch(Body{a}, SlstmGrid{tiles, s.H, Body::threads(s.D), Body::shared()});
 }
 
@@ -74,16 +75,25 @@ bool slstm_on_tensor_cores(const Args& a, const SlstmDevice& device) {
     return fits && a.call.shape.dtype == DType::bf16 && a.weights.R_type == DType::bf16;
 }
 
+// How many columns of eight rows every cluster must take for all to run at once.
+inline int64_t slstm_columns(const SlstmShape& s, const SlstmDevice& device) {
+    const int64_t clusters = device.processors / slstm_cluster;
+    return ((s.B + 7) / 8 * s.H + clusters - 1) / (clusters > 0 ? clusters : 1);
+}
+
 // Returns what the launcher returns, 0 for nothing to do.
 template <class Launcher>
 int slstm_run(const SlstmCudaForward& a, Launcher& launch) {
     if (slstm_nothing(a.call.shape)) return 0;
     if (!slstm_on_tensor_cores(a, launch.device)) return slstm_launch_plain<SlstmPlainForward>(a, launch);
     const int64_t D = a.call.shape.D;
-    if (D <= 32) return slstm_launch_tensor<SlstmTensorForward<2, 1>>(a, launch);
-    if (D <= 64) return slstm_launch_tensor<SlstmTensorForward<4, 1>>(a, launch);
-    if (D <= slstm_tensor_units) return slstm_launch_tensor<SlstmTensorForward<8, 1>>(a, launch);
-    return slstm_launch_tensor<SlstmTensorForward<16, slstm_cluster>>(a, launch);
+    if (D <= 32) return slstm_launch_tensor<SlstmTensorForward<2, 1, 1>>(a, launch);
+    if (D <= 64) return slstm_launch_tensor<SlstmTensorForward<4, 1, 1>>(a, launch);
+    if (D <= slstm_tensor_units) return slstm_launch_tensor<SlstmTensorForward<8, 1, 1>>(a, launch);
+    const int64_t columns = slstm_columns(a.call.shape, launch.device);
+    if (columns <= 1) return slstm_launch_tensor<SlstmTensorForward<16, slstm_cluster, 1>>(a, launch);
+    if (columns <= 2) return slstm_launch_tensor<SlstmTensorForward<16, slstm_cluster, 2>>(a, launch);
+    return slstm_launch_tensor<SlstmTensorForward<16, slstm_cluster, 4>>(a, launch);
 }
 
 template <class Launcher>
@@ -91,16 +101,21 @@ int slstm_run(const SlstmCudaBackward& a, Launcher& launch) {
     if (slstm_nothing(a.call.shape)) return 0;
     if (!slstm_on_tensor_cores(a, launch.device)) return slstm_launch_plain<SlstmPlainBackward>(a, launch);
     const int64_t D = a.call.shape.D;
-    if (D <= 32) return slstm_launch_tensor<SlstmTensorBackward<2, 1, 1>>(a, launch);
-    if (D <= 64) return slstm_launch_tensor<SlstmTensorBackward<4, 1, 1>>(a, launch);
-    if (D <= slstm_tensor_units) return slstm_launch_tensor<SlstmTensorBackward<8, 1, 1>>(a, launch);
-    return slstm_launch_tensor<SlstmTensorBackward<16, slstm_cluster, 2>>(a, launch);
+    if (D <= 32) return slstm_launch_tensor<SlstmTensorBackward<2, 1, 1, 1>>(a, launch);
+    if (D <= 64) return slstm_launch_tensor<SlstmTensorBackward<4, 1, 1, 1>>(a, launch);
+    if (D <= slstm_tensor_units) return slstm_launch_tensor<SlstmTensorBackward<8, 1, 1, 1>>(a, launch);
+    const int64_t columns = slstm_columns(a.call.shape, launch.device);
+    if (columns <= 1) return slstm_launch_tensor<SlstmTensorBackward<16, slstm_cluster, 1, 2>>(a, launch);
+    return slstm_launch_tensor<SlstmTensorBackward<16, slstm_cluster, 2, 2>>(a, launch);
 }
 
-// One step, T = 1, state in place: few products a byte of R, so that every step takes the plain kernel.
+// One step, T = 1, state in place: few products a byte of R, so that every step takes the plain kernel, with the roundings of the
+// one that serves the sequence.
 template <class Launcher>
-int slstm_step(const SlstmCudaForward& a, Launcher& launch) {
-    return slstm_nothing(a.call.shape) ? 0 : slstm_launch_plain<SlstmPlainForward>(a, launch, true);
+int slstm_step(SlstmCudaForward a, Launcher& launch) {
+    if (slstm_nothing(a.call.shape)) return 0;
+    a.rounded = slstm_on_tensor_cores(a, launch.device);
+    return slstm_launch_plain<SlstmPlainForward>(a, launch, true);
 }
 
 }  // namespace cuda

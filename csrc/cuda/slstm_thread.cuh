@@ -85,14 +85,6 @@ XECG_DEVICE inline float get_as(DType type, const void* p, int64_t at) {
     return static_cast<const float*>(p)[at];
 }
 
-// Two bfloat16 whose sum is v to 16 bits and more, the larger in the low half of the word: products of both with a bfloat16 are
-// as good as float32 asks.
-XECG_DEVICE inline uint32_t split(float v) {
-    const Bf16 high = narrow(v);
-    const float rest = v - get(&high);
-    return high.bits | uint32_t(narrow(rest - rest == 0.0f ? rest : 0.0f).bits) << 16;  // nothing is left of an infinity or NaN
-}
-
 #ifdef __CUDACC__
 // A block, or a cluster of them side by side along x, works on one tile of batch rows (x) of one head (y).
 template <int cluster>

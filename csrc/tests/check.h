@@ -76,5 +76,6 @@ void add_frontend_cases(std::vector<Case>& cases, const std::string& isa);
 void add_frontend_stream_cases(std::vector<Case>& cases, const std::string& isa);
 void add_pool_cases(std::vector<Case>& cases);
 void add_qrs_cases(std::vector<Case>& cases);
+void add_cuda_slstm_cases(std::vector<Case>& cases);
 
 }  // namespace xecg::tests

@@ -4,13 +4,13 @@
 #include "emulator.h"
 
 namespace {
-xecg::tests::EmulatedLaunch launch{{90, 227 << 10}, false};
+xecg::tests::EmulatedLaunch launch{{90, 227 << 10, 132}, false};
 }
 
 PYBIND11_MODULE(cuda_emulated, m) {
     using namespace xecg::cuda;
-    m.def("pretend", [](int capability, int64_t shared, bool descending) {
-        launch = xecg::tests::EmulatedLaunch{{capability, shared}, descending};
+    m.def("pretend", [](int capability, int64_t shared, int processors, bool descending) {
+        launch = xecg::tests::EmulatedLaunch{{capability, shared, processors}, descending};
     });
     define_slstm(
         m, [](const SlstmCudaForward& a, Address) { slstm_run(a, launch); },

@@ -44,6 +44,7 @@ int main(int count, char** arguments) {
     }
     add_pool_cases(cases);
     add_qrs_cases(cases);
+    add_cuda_slstm_cases(cases);
     if (count < 2) {
         for (const Case& c : cases) std::printf("%s\n", c.name.c_str());
         return 0;
