@@ -27,6 +27,7 @@ _SNR_DB = (24.0, 12.0, 6.0)
 _NOISES = {"electrode": "em", "muscle": "ma"}  # the simulator's name → the record of the database
 _HALF_QRS_S = 0.05
 _MAINS_HZ = 50.0
+_STRETCH_S = 120.0  # of synthetic noise; a longer recording gets it forth and back again, without a seam
 _KEPT = {"II only": ("II",), "I and II": ("I", "II"), "limb leads": STANDARD_LEADS[:6]}
 _RATES_HZ = (250.0, 125.0)
 _GAINS = (0.5, 0.8, 1.25, 2.0)
@@ -186,13 +187,16 @@ def _qrs_mv(recording: Recording) -> np.ndarray:
 
 
 def _synthetic(kind: str, recording: Recording, rng: np.random.Generator) -> np.ndarray:
-    """Noise of each lead (leads, samples), combined from electrodes as the leads are."""
+    """Noise of each lead (leads, samples), combined from electrodes as the leads are; two minutes of it, forth and back."""
     from xecg.signal import simulate
 
     sizes = {"wander": 0.0, "mains": 0.0, "muscle": 0.0, "electrode": 0.0, kind: 1.0}
-    twelve = simulate.noise_mv(rng, sizes, recording.rate, recording.signal.shape[1], _MAINS_HZ)
+    n = recording.signal.shape[1]
+    twelve = simulate.noise_mv(rng, sizes, recording.rate, min(n, round(_STRETCH_S * recording.rate)), _MAINS_HZ)
     names = canonical_leads(recording.leads)
-    return twelve[[STANDARD_LEADS.index(n) if n in STANDARD_LEADS else 1 for n in names]]
+    stretch = twelve[[STANDARD_LEADS.index(name) if name in STANDARD_LEADS else 1 for name in names]]
+    both = np.concatenate([stretch, stretch[:, ::-1]], 1)
+    return np.take(both, np.arange(n), axis=1, mode="wrap")
 
 
 def _recorded(record: Path, recording: Recording, rng: np.random.Generator) -> np.ndarray:

@@ -107,6 +107,18 @@ def test_noise_has_the_size_that_nst_gives_it(recorded, tmp_path):
         assert abs(np.corrcoef(added)[0, 1]) < 0.9 or not recorded
 
 
+def test_synthetic_noise_of_a_long_recording_has_no_seam():
+    rate = 100.0
+    signal = np.zeros((1, 30_000), np.float32)
+    signal[0, ::80] = 1.0
+    long = Recording(signal=signal, rate=rate, leads=("II",), mask=np.ones(signal.shape, bool))
+    for condition in conditions(("noise",)):
+        added = (condition(long).signal - long.signal)[0].astype(float)
+        parts = [p.std() for p in np.split(added, 5)]
+        assert max(parts) < 1.3 * min(parts), condition.label
+        assert np.abs(np.diff(added)).max() == pytest.approx(np.abs(np.diff(added[:12_000])).max(), rel=1e-3)
+
+
 def test_missing_samples_stay_missing(ten):
     mask = ten.mask.copy()
     mask[3, 1000:2000] = False
