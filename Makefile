@@ -53,8 +53,9 @@ bench-cpu bench-frontend bench-embed bench-stream: bench-%: venv
 	@test -e $(VENV)/.bench || { $(PY) -m pip install -q $(CONSTRAIN) -e ".[bench]" --no-build-isolation && touch $(VENV)/.bench; }
 	@$(PY) -m bench run $* --json bench/results/$*.json
 
-gpu-check: venv
-	@$(PY) -m pytest -m gpu
+# On a machine with an NVIDIA GPU, in the Python that holds its torch: no venv, no network. Without a GPU, what needs none.
+gpu-check:
+	@$(PYTHON) -m bench.gpu_check
 
 lint: venv
 	@$(PY) -m pytest tests/contract/test_lint.py

@@ -94,6 +94,18 @@ def check(file: Path) -> None:
     raise SystemExit(1 if missed else 0)
 
 
+@main.command("roofline")
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Picture; the ending says which kind."
+)
+def draw_roofline(file: Path, out: Path) -> None:
+    """Draw the rows of FILE that have operations and bytes under the ceilings of their run."""
+    from bench.roofline import draw
+
+    click.echo(draw(json.loads(file.read_text()), out))
+
+
 @main.command()
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def scores(runs: Path) -> None:

@@ -32,6 +32,7 @@ def entries() -> list[Bench]:
                 run=run,
                 check=lambda run=run, peer=peer: torch.testing.assert_close(run(), peer(), rtol=0, atol=1e-5),
                 peers={"torch": peer},
+                flops=(4.0 if activation == "silu" else 8.0) * a.numel(),  # an elementary function counts as one
                 bytes=12.0 * a.numel(),
             )
         )

@@ -33,6 +33,7 @@ def entries() -> list[Bench]:
                 check=right,
                 peers={"torch linear": lambda x=x, w=w, b=b: linear(x, w, b)},
                 flops=2.0 * rows * N * K,
+                bytes=4.0 * (rows * K + N * K + rows * N),
                 bound="gemm",
             )
         )
@@ -51,6 +52,7 @@ def entries() -> list[Bench]:
             run=lambda: ops.linear(x, w),
             check=lambda: torch.testing.assert_close(ops.linear(x, w), blocks(), rtol=0, atol=1e-4),
             peers={"einsum": blocks},
+            flops=8.0 * x.numel(),
             bytes=8.0 * x.numel(),
         )
     )
@@ -72,4 +74,5 @@ def _bfloat16(rows: int, N: int, K: int) -> Bench:
         check=right,
         peers={"torch linear": lambda: linear(x, w)},
         flops=2.0 * rows * N * K,
+        bytes=2.0 * (rows * K + N * K + rows * N),
     )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import floors
 from bench.harness import ROOT, Bench, Measure, speedup
 from xecg import ops
 
@@ -111,6 +112,7 @@ def entries() -> list[Bench | Measure]:
                 run=lambda a=inputs: ops.mlstm(*a),
                 peers=plain,
                 flops=_flops(B, T, D),
+                bytes=floors.mlstm(B, T, _H, D, D, item=4).bytes,
                 bar=forward[0] if peers else None,
                 aim=forward[1] if peers else None,
                 **common,
@@ -122,6 +124,7 @@ def entries() -> list[Bench | Measure]:
                 run=lambda a=leaves: train(ops.mlstm, a),
                 peers=trained,
                 flops=3.5 * _flops(B, T, D),
+                bytes=floors.mlstm(B, T, _H, D, D, backward=True, item=4).bytes,
                 bar=both[0] if peers else None,
                 aim=both[1] if peers else None,
                 **common,
@@ -200,6 +203,8 @@ def _bfloat16(B: int, T: int, D: int) -> Bench:
         check=right,
         peers={"xecg float32": lambda: ops.mlstm(*wide)},
         flops=_flops(B, T, D),
+        bytes=floors.mlstm(B, T, _H, D, D, item=2).bytes,
+        bound="gemm",
         bar=1.3 if barred else None,
         aim=1.8 if barred else None,
     )

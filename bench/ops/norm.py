@@ -57,11 +57,12 @@ def _of(rows: int, H: int, D: int) -> list[Bench]:
         "dtype": "float32",
         "check": lambda: torch.testing.assert_close(ops.norm(**given), _plain(**given), rtol=0, atol=1e-4),
     }
+    flops = (9.0 + 2.0 * len(rest) + (20.0 if "gate" in rest else 0.0)) * rows * n
     forward = Bench(
         id=f"{name}.forward.{rows}:{H}:{D}",
         run=lambda: ops.norm(**given),
         peers={"torch": lambda: _plain(**given)},
-        flops=(9.0 + 2.0 * len(rest) + (20.0 if "gate" in rest else 0.0)) * rows * n,
+        flops=flops,
         bytes=4.0 * rows * n * (big + 1),
         score="ceiling",
         bar=0.6 if out_of_cache else None,
@@ -72,6 +73,7 @@ def _of(rows: int, H: int, D: int) -> list[Bench]:
         id=f"{name}.both.{rows}:{H}:{D}",
         run=lambda: both(ops.norm),
         peers={"torch": lambda: both(_plain)},
+        flops=3 * flops,
         bytes=4.0 * rows * n * (3 * big + 2),
         **common,
     )

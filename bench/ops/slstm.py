@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from bench import floors
 from bench.harness import Bench, Measure, speedup
 from xecg import ops
 
@@ -117,6 +118,7 @@ def entries() -> list[Bench | Measure]:
                 run=lambda x=x, R=R, b=b: ops.slstm(x, R, b),
                 peers=peers,
                 flops=flops,
+                bytes=floors.slstm(B, T, _H, D, item=4).bytes,
                 bar=forward[0],
                 aim=forward[1],
                 **common,
@@ -128,6 +130,7 @@ def entries() -> list[Bench | Measure]:
                 run=train,
                 peers={"nn.LSTM a head": train_lstm},
                 flops=4 * flops,
+                bytes=floors.slstm(B, T, _H, D, backward=True, item=4).bytes,
                 bar=both[0],
                 aim=both[1],
                 **common,
@@ -176,6 +179,7 @@ def _step(B: int, D: int) -> Bench:
         check=right,
         peers=peers,
         flops=8.0 * B * _H * D * D,
+        bytes=4.0 * _H * D * (13 * B + 4 * D),
         bound="gemm",
         bar=20.0 if peers else None,
         aim=40.0 if peers and B == 1 else None,
