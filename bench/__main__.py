@@ -115,7 +115,7 @@ def scores(runs: Path) -> None:
     rows, note = [], ""
     for path in sorted(runs.glob("*/*/result.json")):
         result = json.loads(path.read_text())
-        if result["status"] != "scored" or result["task"]["synthetic"]:
+        if result["status"] != "scored" or result["task"]["synthetic"] or result["profile"] != "corrected":
             continue
         task, model, metric = result["task"], result["model"], result["metrics"][result["task"]["metric"]]
         untrained = model["trained"] is False

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from benchecg.comparing import compare
     from benchecg.models import Adapter, Tokens, load_adapter
     from benchecg.predictions import read_predictions
+    from benchecg.profiles import task_in
     from benchecg.results import Result, read_result, suite_score
     from benchecg.running import load_data, run
     from benchecg.scoring import score
@@ -33,6 +34,7 @@ _HOME = {
     "score": "benchecg.scoring",
     "suite_score": "benchecg.results",
     "task_ids": "benchecg.tasks",
+    "task_in": "benchecg.profiles",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "score",
     "suite_score",
     "task_ids",
+    "task_in",
 ]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from benchecg.covariates import covariates_of, withheld
 from benchecg.models.base import Adapter
-from benchecg.protocols import C_GRID, K_GRID, THETA_GRID, few_label_train, knn, linear_probe, peak_probe
+from benchecg.protocols import C_GRID, K_GRID, few_label_train, knn, linear_probe, peak_probe
 from benchecg.protocols.features import record_tokens, recording_of, unit_features
+from benchecg.protocols.peak_head import READINGS
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import SpecError
 
@@ -192,11 +193,12 @@ def _peaks(
     given = record_tokens(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
     truth_s = {i: np.sort(data.time_s[data.record == i]) for i in given.tokens}
     train, val, test = (_indices(data, s) for s in ("train", "val", "test"))
-    probe = peak_probe(given.tokens, truth_s, train=train, val=val, test=test)
+    reading = READINGS[task.profile]
+    probe = peak_probe(given.tokens, truth_s, train=train, val=val, test=test, reading=reading)
     facts: dict[str, Any] = {
         "name": "linear probe, a value per 10 ms",
         "grid": list(C_GRID),
-        "thresholds": list(THETA_GRID),
+        "thresholds": list(reading.thetas),
         "refit_on": "train and val",
         "c": probe.c,
         "theta": probe.theta,
@@ -206,7 +208,7 @@ def _peaks(
         "fitted_units": probe.n_fit,
     }
     facts["summary"] = (
-        f"{facts['name']}: ridge with C = {probe.c:g} of {len(C_GRID)} and threshold {probe.theta:g} of {len(THETA_GRID)} "
+        f"{facts['name']}: ridge with C = {probe.c:g} of {len(C_GRID)} and threshold {probe.theta:g} of {len(reading.thetas)} "
         f"tried, chosen on validation, {probe.outputs} outputs a token, refitted on {probe.n_fit:,} training and validation tokens"
     )
     width = next(iter(given.tokens.values())).values.shape[1]

@@ -17,6 +17,7 @@ import click
 from xecg.errors import DataMissing, XECGError
 
 if TYPE_CHECKING:
+    from benchecg.protocols.finetune import Plan
     from benchecg.results import Result
     from benchecg.running import LoadedTask
     from benchecg.tasks.base import Task
@@ -163,10 +164,16 @@ def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
     "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Trainings of the chosen setting."
 )
 @click.option(
-    "--epochs", type=click.IntRange(0, 1_000), default=30, show_default=True, help="Most that a training takes."
+    "--epochs", type=click.IntRange(0, 1_000), help="Most that a training takes. Default: 30, or the published number."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where fine-tuning runs: cpu or cuda.")
-@click.option("--profile", type=click.Choice(["corrected", "authors"]), default="corrected", show_default=True)
+@click.option(
+    "--profile",
+    type=click.Choice(["corrected", "authors"]),
+    default="corrected",
+    show_default=True,
+    help="authors: as the published scripts do it, defects included; OUT/TASK/MODEL@authors.",
+)
 @_json_option
 @click.pass_context
 def run(
@@ -182,7 +189,7 @@ def run(
     subset: int,
     covariates: str,
     seeds: int,
-    epochs: int,
+    epochs: int | None,
     device: str,
     profile: str,
     as_json: bool,
@@ -192,25 +199,19 @@ def run(
     from benchecg.covariates import parse_covariates
     from benchecg.models import load_adapter
     from benchecg.running import run as run_one
-    from benchecg.running import run_name
+    from benchecg.running import run_folder, run_name
     from benchecg.tasks.base import data_root
 
-    if profile == "authors":
-        raise click.UsageError("the authors profile is not built yet; only corrected is, and a run never mixes the two")
     beside = parse_covariates(covariates)
-    plan = None
-    if protocol == "finetune":
-        from benchecg.protocols.finetune import Plan
-
-        plan = Plan(seeds=seeds).with_(epochs=epochs, device=device)
     adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
     results = []
-    for loaded in _load_all(tasks, data_root(data)):
+    for loaded in _load_all(tasks, data_root(data), profile):
+        plan = None if protocol != "finetune" else _plan(loaded.task, seeds, epochs, device)
         for adapter in adapters:
             if not models and unsuited(loaded.task, adapter, protocol):
                 continue
             name = run_name(adapter.id, protocol, subset, beside)
-            folder = out / loaded.task.id / name
+            folder = run_folder(out, loaded.task, name)
             label = f"{loaded.task.id} · {name}"
             result = run_one(
                 loaded, adapter, out=folder, cache=cache or out / ".features", resamples=resamples, seed=seed,
@@ -225,12 +226,23 @@ def run(
     ctx.exit(0 if not without else 1 if len(without) == len(results) else _PARTLY)
 
 
-def _load_all(ids: tuple[str, ...], root: Path) -> Iterable[LoadedTask]:
-    """The tasks asked for, or those whose data are there; an absent data set is an error only when it was asked for."""
-    from benchecg.running import load_data
-    from benchecg.tasks import load_task, task_ids
+def _plan(task: Task, seeds: int, epochs: int | None, device: str) -> Plan:
+    from benchecg.protocols.finetune import Plan
+    from benchecg.reference import published_plan
 
-    for task in [load_task(i) for i in ids or task_ids()]:
+    plan = Plan(seeds=seeds) if task.profile == "corrected" else published_plan(task.id, seeds=seeds)
+    return plan.with_(device=device, **({} if epochs is None else {"epochs": epochs}))
+
+
+def _load_all(ids: tuple[str, ...], root: Path, profile: str = "corrected") -> Iterable[LoadedTask]:
+    """The tasks asked for, or those whose data are there; an absent data set is an error only when it was asked for."""
+    from benchecg.profiles import task_in
+    from benchecg.reference import VARIANTS
+    from benchecg.running import load_data
+    from benchecg.tasks import task_ids
+
+    every = task_ids() if profile == "corrected" else tuple(VARIANTS)
+    for task in [task_in(profile, i) for i in ids or every]:
         try:
             yield load_data(task, root)
         except DataMissing as error:
@@ -324,7 +336,8 @@ def score(ctx: click.Context, runs: Path, as_json: bool) -> None:
     rows = [row for row in map(rescore, folders) if row is not None]
     by_model: dict[str, list[Result]] = {}
     for result in map(read_result, folders):
-        by_model.setdefault(result.model["id"], []).append(result)
+        name = result.model["id"] + ("" if result.profile == "corrected" else f"@{result.profile}")
+        by_model.setdefault(name, []).append(result)
     suites = {model: suite_score(results) for model, results in by_model.items()}
     if as_json:
         _print_json({"runs": rows, "benchecg_score": suites})
@@ -344,17 +357,26 @@ def score(ctx: click.Context, runs: Path, as_json: bool) -> None:
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.argument("a")
 @click.argument("b")
+@click.option(
+    "--profile",
+    type=click.Choice(["corrected", "authors", "both"]),
+    default="corrected",
+    show_default=True,
+    help="both: the same comparison as the published scripts make it beneath; it has no intervals.",
+)
 @_json_option
-def compare(runs: Path, a: str, b: str, as_json: bool) -> None:
+def compare(runs: Path, a: str, b: str, profile: str, as_json: bool) -> None:
     """Paired difference of models A and B on every task that both ran, with Holm over the tasks."""
     from benchecg.comparing import compare as compare_models
 
-    rows = compare_models(runs, a, b)
+    chosen = ("corrected", "authors") if profile == "both" else (profile,)
+    rows = [row for each in chosen for row in compare_models(runs, a, b, profile=each)]
     if as_json:
         _print_json(rows)
         return
     for row in rows:
         verdict = {"a": f"{a} is better", "b": f"{b} is better", None: "not resolved"}[row["better"]]
+        verdict = "as the published scripts compute it" if row["profile"] == "authors" else verdict
         p = "–" if row["p_holm"] is None else f"{row['p_holm']:.4f}"
         interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
         click.echo(

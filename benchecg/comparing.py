@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 
 from benchecg.predictions import Predictions, read_predictions
+from benchecg.profiles import profile_of
 from benchecg.results import PREDICTIONS_FILE, find_results, read_result
-from benchecg.stats import holm, paired_difference
+from benchecg.stats import holm
 from xecg.errors import SpecError
 
 __all__ = ["compare"]
 
 
-def compare(root: Path, a: str, b: str) -> list[dict[str, Any]]:
+def compare(root: Path, a: str, b: str, *, profile: str = "corrected") -> list[dict[str, Any]]:
     """One row per task that both models have predictions for: the difference a - b of its headline metric.
 
-    root: folder of runs. Rows: task, metric, higher_is_better, value, low, high, p, p_holm, better ("a", "b" or None: unresolved).
+    root: folder of runs; those of `profile` count. The authors profile has no intervals. Rows: task, profile, metric,
+    higher_is_better, value, low, high, p, p_holm, better ("a", "b" or None: unresolved).
     Raises SpecError when they share no task, or when the predictions are not of the same units.
     """
-    runs = {model: _runs_of(root, model) for model in (a, b)}
+    runs = {model: _runs_of(root, model, profile) for model in (a, b)}
     shared = sorted(runs[a].keys() & runs[b].keys())
     if not shared:
         raise SpecError(f"{a} and {b} have no scored task in common under {root}; run both on one task first")
@@ -35,14 +37,17 @@ def compare(root: Path, a: str, b: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _runs_of(root: Path, model: str) -> dict[str, Path]:
+def _runs_of(root: Path, model: str, profile: str) -> dict[str, Path]:
     results = [(folder, read_result(folder)) for folder in find_results(root)]
+    results = [(folder, r) for folder, r in results if r.profile == profile]
     found = {
         r.task["id"]: folder / PREDICTIONS_FILE for folder, r in results if r.model["id"] == model and r.predictions
     }
     if not found:
         scored = ", ".join(sorted({r.model["id"] for _, r in results if r.predictions})) or "none"
-        raise SpecError(f"there is no scored run of {model!r} under {root}; models with scores there: {scored}")
+        raise SpecError(
+            f"there is no scored run of {model!r} in the {profile} profile under {root}; models with scores there: {scored}"
+        )
     if not all(r.validated for _, r in results if r.model["id"] == model):
         raise SpecError(
             f"{model} is not validated against its origin: its features may not be the published model's. Run "
@@ -58,8 +63,11 @@ def _row(a: Predictions, b: Predictions) -> dict[str, Any]:
         raise SpecError(
             f"the runs of {facts.task} were not scored on the same units; run both models on the same data and task version"
         )
-    difference = paired_difference(
-        a.statistic(), b.statistic(), facts.metric, resamples=facts.resamples, seed=facts.seed
-    )
-    row = {"task": facts.task, "metric": facts.metric, "higher_is_better": facts.higher_is_better}
+    difference = profile_of(facts.profile).difference(a, b)
+    row = {
+        "task": facts.task,
+        "profile": facts.profile,
+        "metric": facts.metric,
+        "higher_is_better": facts.higher_is_better,
+    }
     return {**row, **asdict(difference), "p_holm": None, "better": None}

@@ -45,6 +45,7 @@ class TaskFacts:
     per_record: bool
     resamples: int
     seed: int
+    profile: str = "corrected"
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +173,7 @@ def _facts_of(task: Task, model: str, *, per_record: bool, resamples: int, seed:
         per_record=per_record,
         resamples=resamples,
         seed=seed,
+        profile=task.profile,
     )
 
 

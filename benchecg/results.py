@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from benchecg.tasks import PARTS, SUITE
-from xecg.errors import ReadError
+from xecg.errors import ReadError, SpecError
 
 __all__ = ["FORMAT", "UNVALIDATED", "Result", "find_results", "read_result", "suite_score", "write_result"]
 
-FORMAT = "benchecg-result/2"
+FORMAT = "benchecg-result/3"
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 UNVALIDATED = "UNVALIDATED"  # first word of the note of a run that is kept out of comparisons
@@ -26,6 +26,7 @@ _SCHEMA: dict[str, Any] = {
     "status": str,
     "reason": (str, None),
     "profile": str,
+    "defects": [str],
     "task": {
         "id": str, "version": str, "title": str, "suite": (str, None), "kind": str, "classes": [str], "metric": str,
         "higher_is_better": bool, "unit": str, "leads": str, "rate_hz": float, "synthetic": bool, "split_rule": str,
@@ -69,7 +70,10 @@ _SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one task. The fields are those of the JSON; status is "scored" or "no score", with the reason."""
+    """One model on one task. The fields are those of the JSON; status is "scored" or "no score", with the reason.
+
+    profile: of `benchecg.profiles`; defects: those of the published scripts that it reproduces on this task.
+    """
 
     status: str
     reason: str | None
@@ -90,6 +94,7 @@ class Result:
     cost: Mapping[str, float]
     predictions: Mapping[str, str] | None = None
     profile: str = "corrected"
+    defects: list[str] = field(default_factory=list)
     format: str = FORMAT
 
     @property
@@ -192,8 +197,11 @@ def suite_score(results: list[Result]) -> dict[str, Any]:
 
     The mean over all ten tasks of the corrected headline metric (1 - RSMAPE for age, of the mean over its three test sets). A
     missing task, a subset or synthetic data makes it None; the reference code would take the mean over what is there, which is
-    given as `partial_score`.
+    given as `partial_score`. Results of the authors profile are scored as it does (D25). Raises SpecError when profiles are mixed.
     """
+    profiles = {r.profile for r in results}
+    if len(profiles) > 1:
+        raise SpecError(f"results of the profiles {', '.join(sorted(profiles))} have no common score; score each alone")
     by_task = {r.task["id"]: r for r in results if r.task["suite"]}
     values, missing = {}, []
     for number, title in SUITE.items():
@@ -205,7 +213,7 @@ def suite_score(results: list[Result]) -> dict[str, Any]:
         else:
             missing.append(f"{number} {title}: {next(value for value in found if isinstance(value, str))}")
     partial = sum(values.values()) / len(values) if values else None
-    score = None if missing else partial
+    score = None if missing and profiles != {"authors"} else partial
     return {"score": score, "partial_score": partial, "n_tasks": len(values), "of": len(SUITE), "missing": missing}
 
 

@@ -25,7 +25,7 @@ from xecg.errors import SpecError
 if TYPE_CHECKING:
     from benchecg.protocols.finetune import Plan
 
-__all__ = ["LoadedTask", "load_data", "run", "run_name"]
+__all__ = ["LoadedTask", "load_data", "run", "run_folder", "run_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,8 @@ def load_data(task: Task, root: Path) -> LoadedTask:
             f"{task.id}: the split of these data has hash {found[:16]}…, pinned is {task.split_sha256[:16]}…; "
             "the data set is not the release that the task names, or its files were changed"
         )
-    _no_patient_twice(task, data)
+    if not task.shared_patients:
+        _no_patient_twice(task, data)
     return LoadedTask(task, data, data_hash(data.files, root), found)
 
 
@@ -67,6 +68,11 @@ def _no_patient_twice(task: Task, data: TaskData) -> None:
                 f"{task.id}: the patient of record {record.id} is in {seen[record.patient]} and in {record.split}; "
                 "needed every patient in one split only"
             )
+
+
+def run_folder(out: Path, task: Task, name: str) -> Path:
+    """Where a run goes: OUT/TASK/NAME, of another profile than corrected OUT/TASK/NAME@PROFILE, so that they never mix."""
+    return out / task.id / (name if task.profile == "corrected" else f"{name}@{task.profile}")
 
 
 def run_name(model: str, protocol: str = "probe", subset: int = 0, covariates: tuple[str, ...] = ()) -> str:
@@ -198,6 +204,8 @@ def _result(
         versions=library_versions(),
         cost=cost or {},
         predictions=predictions,
+        profile=loaded.task.profile,
+        defects=list(loaded.task.defects),
         **(scored or _NO_SCORE),
     )
 
@@ -267,6 +275,10 @@ def _model_facts(task: Task, adapter: Adapter, name: str, width: int | None) -> 
 def _notes(loaded: LoadedTask, adapter: Adapter) -> list[str]:
     task, data = loaded.task, loaded.data
     notes = list(data.notes)
+    if task.profile != "corrected":
+        notes.insert(
+            0, f"{task.profile.upper()}: as the published scripts do it, with {', '.join(task.defects) or 'no defect'}"
+        )
     if task.synthetic:
         notes.insert(0, "SYNTHETIC: simulated recordings, this says nothing about patients")
     elif not data.complete:

@@ -10,7 +10,7 @@ import numpy as np
 from benchecg.metrics import confusion, macro, peak_record_f1, precision_recall_f1
 from benchecg.metrics.statistic import predicted_class
 from benchecg.predictions import Predictions
-from benchecg.stats import estimate
+from benchecg.profiles import profile_of
 from benchecg.subgroups import subgroup_table
 
 __all__ = ["FEW_CLUSTERS", "FEW_POSITIVES", "score"]
@@ -22,14 +22,15 @@ _OFTEN_UNDEFINED = 0.05  # share of replicates
 
 def score(predictions: Predictions) -> dict[str, Any]:
     """The scored part of a result: `metrics`, `support`, `confusion`, `per_record`, `subgroups`, `warnings`, of JSON types."""
-    estimates = estimate(predictions.statistic(), resamples=predictions.facts.resamples, seed=predictions.facts.seed)
+    profile = profile_of(predictions.facts.profile)
+    estimates = profile.estimates(predictions)
     support = _support(predictions)
     return {
         "metrics": {name: asdict(e) for name, e in estimates.items()},
         "support": support,
         "confusion": _confusion(predictions),
         "per_record": _per_record(predictions),
-        "subgroups": subgroup_table(predictions, estimates[predictions.facts.metric]),
+        "subgroups": subgroup_table(predictions, estimates[predictions.facts.metric]) if profile.subgroups else [],
         "warnings": _warnings(predictions, support, {n: e.undefined for n, e in estimates.items()}),
     }
 

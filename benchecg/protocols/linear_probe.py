@@ -11,13 +11,14 @@ fit starts from 0 and runs to its own tolerance; nothing is random.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchecg.metrics import statistic
-from benchecg.protocols.cox import CoxRidge
+from benchecg.protocols.cox import CoxRidge, SigmoidCox
 from benchecg.tasks.base import Task
 from xecg.errors import SpecError
 from xecg.model.head_spec import questions
@@ -27,6 +28,7 @@ __all__ = ["C_GRID", "LinearMap", "Probe", "best_setting", "linear_probe", "metr
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 _MAX_ITER = 1_000
 _NEVER = -1e4
+_COX: dict[str, type[CoxRidge] | type[SigmoidCox]] = {"corrected": CoxRidge, "authors": SigmoidCox}  # by profile
 _FALLBACK_C = 1.0  # when the metric is undefined on the validation units for every C
 
 
@@ -126,7 +128,7 @@ def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _head(task: Task) -> _Head | _PanelHead:
-    return _PanelHead(task.classes) if task.kind == "panel" else _Head(task.kind, len(task.classes))
+    return _PanelHead(task.classes) if task.kind == "panel" else _Head(task.kind, len(task.classes), _COX[task.profile])
 
 
 class _PanelHead:
@@ -161,8 +163,8 @@ class _PanelHead:
 class _Head:
     """The linear model of a task kind."""
 
-    def __init__(self, kind: str, n_classes: int) -> None:
-        self._kind, self._n_classes = kind, n_classes
+    def __init__(self, kind: str, n_classes: int, cox: Callable[[float], Any] = CoxRidge) -> None:
+        self._kind, self._n_classes, self._cox = kind, n_classes, cox
         self._models: list[Any] = []
 
     @property
@@ -211,7 +213,7 @@ class _Head:
         if self._kind == "regression":
             return Ridge(alpha=1 / c)
         if self._kind == "survival":
-            return CoxRidge(1 / c)
+            return self._cox(1 / c)
         if len(np.unique(y)) < 2:
             self._only = int(y[0])
             return None
@@ -231,8 +233,8 @@ class _Head:
 
 def _map_of(model: Any) -> tuple[np.ndarray, float]:
     """Weight (D,) and bias of a model with one output."""
-    if isinstance(model, CoxRidge):
-        return model.weights, 0.0
+    if isinstance(model, (CoxRidge, SigmoidCox)):
+        return model.weights, getattr(model, "bias", 0.0)
     return np.ravel(model.coef_), float(np.ravel(model.intercept_)[0])
 
 

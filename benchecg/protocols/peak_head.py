@@ -8,7 +8,7 @@ smaller theta); the head is then fitted again on train and validation, and appli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +18,37 @@ from benchecg.protocols.linear_probe import C_GRID
 from xecg.errors import SpecError
 from xecg.signal import peaks
 
-__all__ = ["THETA_GRID", "PeakProbe", "peak_probe"]
+__all__ = ["READINGS", "THETA_GRID", "PeakProbe", "Reading", "above", "peak_probe"]
 
 THETA_GRID = tuple(round(0.05 * i, 2) for i in range(1, 20))
 _STEP_S = 0.010  # one output per 10 ms of a token: 25 for the 0.25 s tokens of xECG
 _MOST_OUTPUTS = 1_000  # longer tokens than 10 s get a coarser curve
 _BELL_S = 0.020
 _TOLERANCE_S = 0.075  # of the choice: ±10 ms is near the jitter of the marks
+
+
+Picked = tuple[np.ndarray, np.ndarray]
+
+
+def above(time_s: np.ndarray, height: np.ndarray, *, theta: float) -> Picked:
+    """Every sample of at least `theta` is a peak, without picking one of several (D11, D13)."""
+    kept = np.asarray(height) >= theta
+    return time_s[kept], np.asarray(height, float)[kept]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """From a curve to peaks: pick(time_s, height, theta=…), the thresholds tried, the tolerance (s) of the F1 that chooses."""
+
+    pick: Callable[..., Picked]
+    thetas: tuple[float, ...]
+    tolerance_s: float
+
+
+READINGS = {  # by profile; of the published scripts: a probability above one half, sample by sample
+    "corrected": Reading(peaks.pick, THETA_GRID, _TOLERANCE_S),
+    "authors": Reading(above, (0.5,), _STEP_S / 2),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +107,7 @@ def peak_probe(
     train: list[int],
     val: list[int],
     test: list[int],
+    reading: Reading = READINGS["corrected"],
 ) -> PeakProbe:
     """Fit, choose and pick. tokens, truth_s (ascending, s): by record index; train, val, test: record indices."""
     if not train or not val:
@@ -90,18 +115,18 @@ def peak_probe(
     length_s = float(np.median(np.concatenate([tokens[i].length_s for i in train])))
     outputs = int(np.clip(round(length_s / _STEP_S), 1, _MOST_OUTPUTS))
     head = _Head([tokens[i] for i in train], [truth_s[i] for i in train], outputs)
-    best = {c: _best_theta(head, c, tokens, truth_s, val, outputs) for c in C_GRID}
+    best = {c: _best_theta(head, c, tokens, truth_s, val, outputs, reading) for c in C_GRID}
     c = max(C_GRID, key=lambda each: (best[each][0], -each))
     theta = best[c][1]
     both = sorted(train + val)
     head = _Head([tokens[i] for i in both], [truth_s[i] for i in both], outputs)
-    found = {i: _picked(head, c, tokens[i], outputs, theta) for i in test}
+    found = {i: _picked(head, c, tokens[i], outputs, theta, reading) for i in test}
     validation: dict[str, float | None] = {f"{each:g}": value for each, (value, _) in best.items()}
     return PeakProbe(found, c, theta, outputs, validation, head.n)
 
 
-def _picked(head: _Head, c: float, tokens: Tokens, outputs: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    return peaks.pick(_grid(tokens, outputs).ravel(), head.curve(tokens, c).ravel(), theta=theta)
+def _picked(head: _Head, c: float, tokens: Tokens, outputs: int, theta: float, reading: Reading) -> Picked:
+    return reading.pick(_grid(tokens, outputs).ravel(), head.curve(tokens, c).ravel(), theta=theta)
 
 
 def _best_theta(
@@ -111,15 +136,18 @@ def _best_theta(
     truth_s: Mapping[int, np.ndarray],
     val: list[int],
     outputs: int,
+    reading: Reading,
 ) -> tuple[float, float]:
-    picked = {i: _picked(head, c, tokens[i], outputs, THETA_GRID[0]) for i in val}
+    picked = {i: _picked(head, c, tokens[i], outputs, reading.thetas[0], reading) for i in val}
     scores = []
-    for (
-        theta
-    ) in THETA_GRID:  # raising theta only drops peaks: the kept ones stay apart, and a lower one never hid a higher one
-        matches = [peaks.match(truth_s[i], at[height >= theta], _TOLERANCE_S) for i, (at, height) in picked.items()]
+    for theta in (
+        reading.thetas
+    ):  # raising theta only drops peaks: the kept ones stay apart, and a lower one never hid a higher one
+        matches = [
+            peaks.match(truth_s[i], at[height >= theta], reading.tolerance_s) for i, (at, height) in picked.items()
+        ]
         hit = sum(m.true_positive for m in matches)
         wrong = sum(m.false_positive + m.false_negative for m in matches)
         scores.append(2 * hit / (2 * hit + wrong) if hit + wrong else 0.0)
     best = int(np.argmax(scores))
-    return scores[best], THETA_GRID[best]
+    return scores[best], reading.thetas[best]

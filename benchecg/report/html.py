@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from benchecg.profiles import DEFECTS
 from benchecg.report.calibration import Calibration
 from benchecg.report.figures import calibration_figure, cost_figure, label_figure, robustness_figures
 from benchecg.report.names import interval, metric_name, number, table
@@ -26,8 +27,11 @@ def render(
 ) -> str:
     """The page as text. Results are grouped by task, models in the order of their headline value.
 
+    Results of the authors profile stand in a section of their own beside the corrected ones, never among them.
     calibrations: by task and model. curves: contents of robustness files.
     """
+    every = results
+    results = [r for r in every if r.profile == "corrected"] or every
     tasks = by_task(results)
     body = "".join(
         [
@@ -38,6 +42,7 @@ def render(
                 _section(g, _of_task(i, calibrations or {}), [c for c in curves if c["task"] == i])
                 for i, g in tasks.items()
             ),
+            _profiles(every),
             _method(results),
         ]
     )
@@ -145,6 +150,27 @@ def _score(results: Sequence[Result]) -> str:
         "<h2>BenchECG score</h2>\n<p>The mean over the suite's ten tasks, given only when all ten ran on full data. "
         f"A mean over fewer tasks is another number and is not printed. The tasks: {escape(', '.join(SUITE.values()))}.</p>\n"
         + scores
+    )
+
+
+def _profiles(results: Sequence[Result]) -> str:
+    """Headline values of both profiles side by side, and what the authors profile reproduces."""
+    theirs = [r for r in results if r.profile == "authors" and r.headline is not None]
+    if not theirs:
+        return ""
+    ours = {(r.task["id"], r.model["id"]): r for r in results if r.profile == "corrected"}
+    rows = []
+    for r in sorted(theirs, key=lambda r: (r.task["id"], r.model["id"])):
+        beside = ours.get((r.task["id"], r.model["id"]))
+        label = f'{escape(r.task["title"])}<br><span class="sub">{metric_name(r.task["metric"])}</span>'
+        value = number((r.headline or {})["value"])
+        rows.append([label, escape(r.model["id"]), _cell(beside), value, escape(", ".join(r.defects) or "none")])
+    named = sorted({d for r in theirs for d in r.defects})
+    return (
+        "<h2>As the published scripts compute it</h2>\n<p>The authors profile does what the published scripts do, defects "
+        "included, so that their numbers can be placed. Its values have no interval and enter no rank, score or plot here.</p>\n"
+        + table(["Task", "Model", "corrected", "authors", "reproduces"], rows)
+        + _list([f"{d}: {DEFECTS[d].what}; corrected: {DEFECTS[d].instead}" for d in named], css="plain")
     )
 
 

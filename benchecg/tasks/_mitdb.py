@@ -54,8 +54,8 @@ def _split_of(record: str) -> str:
     return "val" if record in _VAL else "train"
 
 
-def load(root: Path) -> TaskData:
-    """Every annotated beat of the 44 records that are not paced, with its class of `CLASSES`."""
+def load(root: Path, *, keep_201: bool = False) -> TaskData:
+    """Every annotated beat of the 44 records that are not paced, with its class of `CLASSES`. keep_201: it trains, as in DS1."""
     from xecg.io import annotations
 
     names = sorted(_DS1 + _DS2)
@@ -63,7 +63,8 @@ def load(root: Path) -> TaskData:
     records, record, time_s, label = [], [], [], []
     for i, name in enumerate(names):
         path = folder / f"{name}.hea"
-        records.append(Record(name, _SUBJECT.get(name, name), _split_of(name), path))
+        split = "train" if keep_201 and name == "201" else _split_of(name)
+        records.append(Record(name, _SUBJECT.get(name, name), split, path))
         marks = annotations(path)
         beats = [
             (s, _CLASS_OF[symbol]) for s, symbol in zip(marks.sample.tolist(), marks.symbol) if symbol in _CLASS_OF
@@ -78,5 +79,5 @@ def load(root: Path) -> TaskData:
         label=np.array(label),
         complete=True,
         files=tuple(folder / f"{name}.{end}" for name in names for end in ("hea", "dat", "atr")),
-        notes=(_NOTE_201,),
+        notes=() if keep_201 else (_NOTE_201,),
     )

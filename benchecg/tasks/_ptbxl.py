@@ -32,9 +32,16 @@ Statements = Mapping[str, Mapping[str, str]]  # statement code → its row of sc
 
 
 def load(
-    root: Path, classes: tuple[str, ...], class_of: Callable[[str, Mapping[str, str]], str | None], what: str
+    root: Path,
+    classes: tuple[str, ...],
+    class_of: Callable[[str, Mapping[str, str]], str | None],
+    what: str,
+    *,
+    keep_unlabelled: bool = False,
 ) -> TaskData:
     """Records with at least one class. class_of: a statement's code and row → its class, None for none. what: names a class.
+
+    keep_unlabelled: also records without one, as negatives of every class.
 
     A statement counts whatever its likelihood: 0 means "not stated", not "absent". Raises ReadError for a statement whose class
     is not of the task, because then the release is another one.
@@ -47,9 +54,10 @@ def load(
     for row in rows:
         marks = _labels(row["scp_codes"], column, len(classes), row["ecg_id"])
         path = folder / f"{row['filename_hr']}.hea"
-        unlabelled += not any(marks)
-        absent += any(marks) and not path.is_file()
-        if any(marks) and path.is_file():
+        wanted = keep_unlabelled or any(marks)
+        unlabelled += not wanted
+        absent += wanted and not path.is_file()
+        if wanted and path.is_file():
             patient = str(int(float(row["patient_id"])))
             records.append(Record(row["ecg_id"], patient, _split_of(int(row["strat_fold"])), path, *age_and_sex(row)))
             label.append(marks)

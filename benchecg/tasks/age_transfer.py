@@ -19,7 +19,7 @@ from benchecg.tasks.base import Dataset, Record, Task, TaskData, hash_fraction
 from xecg.errors import ReadError
 from xecg.signal import Recording
 
-__all__ = ["TASKS"]
+__all__ = ["TASKS", "ptbxl_records"]
 
 _VAL = 0.20  # of the CODE-15 % patients
 _OLDEST_PTBXL = 89  # older ones are written as 300
@@ -34,13 +34,15 @@ def _age(text: str, oldest: float = 120) -> float | None:
     return age if 0 < age <= oldest else None
 
 
-def _ptbxl_records(root: Path) -> tuple[_Aged, int]:
+def ptbxl_records(root: Path, *, unknown: float | None = None) -> tuple[_Aged, int]:
+    """PTB-XL records with their age, and how many are left out. unknown: the age of those that state none, None to leave them out."""
     folder = _ptbxl.DATASET.find(root, "ptbxl_database.csv")
     with (folder / "ptbxl_database.csv").open(newline="") as handle:
         rows = sorted(csv.DictReader(handle), key=lambda row: int(row["ecg_id"]))
     aged: _Aged = []
     for row in rows:
-        age, path = _age(row["age"], _OLDEST_PTBXL), folder / f"{row['filename_hr']}.hea"
+        stated = row["age"].strip().lower() not in ("", "nan")
+        age, path = _age(row["age"], _OLDEST_PTBXL) if stated else unknown, folder / f"{row['filename_hr']}.hea"
         if age is not None and path.is_file():
             patient = f"ptb-xl {int(float(row['patient_id']))}"
             aged.append(
@@ -179,7 +181,7 @@ _LIST = (
     _task(
         "ptbxl",
         _ptbxl.DATASET,
-        _ptbxl_records,
+        ptbxl_records,
         21_799,
         "age of the table, up to 89: older ones are coded",
         patient_known=True,

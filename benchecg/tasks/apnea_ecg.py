@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from benchecg.tasks.base import Dataset, Record, Task, TaskData
 from xecg.errors import ReadError
 from xecg.signal import Recording
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "load"]
 
 _DATASET = Dataset(
     name="Apnea-ECG",
@@ -61,7 +62,8 @@ def _validation(records: list[str], subject: dict[str, str]) -> set[str]:
     return set(chosen)
 
 
-def _load(root: Path) -> TaskData:
+def load(root: Path, *, validation: Callable[[list[str], dict[str, str]], set[str]] = _validation) -> TaskData:
+    """validation: learning records, in order, and subjects by record → the records that validate."""
     from xecg.io import annotations
 
     folder = _DATASET.find(root, _INFORMATION)
@@ -71,7 +73,7 @@ def _load(root: Path) -> TaskData:
     lacking = [name for name in names if name not in subject]
     if lacking:
         raise ReadError(str(folder / _INFORMATION), "records", "absent", f"needed a line for {', '.join(lacking)}")
-    val = _validation([n for n in names if n[0] != "x"], subject)
+    val = validation([n for n in names if n[0] != "x"], subject)
     records, record, time_s, label = [], [], [], []
     for i, name in enumerate(names):
         split = "test" if name[0] == "x" else "val" if name in val else "train"
@@ -113,7 +115,7 @@ TASK = Task(
     kind="binary",
     classes=("N", "A"),
     metric="auroc",
-    load=_load,
+    load=load,
     unit="minute of a night",
     leads="1, taken as II",
     rate_hz=_RATE_HZ,

@@ -138,7 +138,8 @@ class Task:
 
     suite: its number in the published BenchECG suite (T1…T10), None for our own. hides: meta entries ("age", "sex") that would
     tell a model the label and are taken away before it sees a recording. class_sets: see `metrics.statistic`.
-    split_sha256: of the full data set's split, None where only the rule is pinned.
+    split_sha256: of the full data set's split, None where only the rule is pinned. profile, defects: see `benchecg.profiles`.
+    shared_patients: True where the rule itself puts a patient into several splits, which no task of our own does.
     """
 
     id: str
@@ -165,6 +166,9 @@ class Task:
     expected: tuple[Expected, ...] = ()
     published: tuple[Published, ...] = ()
     records_per_call: int = 64
+    profile: str = "corrected"
+    defects: tuple[str, ...] = ()
+    shared_patients: bool = False
 
     def counts(self, data: TaskData, *splits: str) -> dict[str, int]:
         """Units of each class in the given splits; of a number, only how many ("units")."""

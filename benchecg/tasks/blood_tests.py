@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from benchecg.tasks import _mimic
 from benchecg.tasks.base import Dataset, Record, Task, TaskData
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "load", "nearest_first"]
 
 _ITEMS, _EVENTS = "d_labitems.csv.gz", "labevents.csv.gz"
 _DATASET = Dataset(
@@ -80,11 +81,19 @@ def _level(row: dict[str, str]) -> str | None:
     return "low" if value < low else "high" if value > high else "normal"
 
 
-def _results(folder: Path, exams: dict[str, list[tuple[float, str]]]) -> dict[tuple[str, str], str]:
+Order = Callable[[float, float], tuple[float, float]]
+
+
+def nearest_first(away: float, at: float) -> tuple[float, float]:
+    """What counts of several results: away is exam − result in days, at the result's instant. Smallest first."""
+    return abs(away), at
+
+
+def _results(folder: Path, exams: dict[str, list[tuple[float, str]]], order: Order) -> dict[tuple[str, str], str]:
     """(study, test) → level of the result that counts."""
     test_of = {item: test for test, items in _items(folder).items() for item in items}
     events: Counter[str] = Counter()
-    best: dict[tuple[str, str, str], tuple[float, float, str]] = {}
+    best: dict[tuple[str, str, str], tuple[float, float, str, float]] = {}
     path = folder / _EVENTS
     needed = ("subject_id", "itemid", "charttime", "valuenum", "ref_range_lower", "ref_range_upper")
     for row in _mimic.rows(path, *needed):
@@ -97,13 +106,12 @@ def _results(folder: Path, exams: dict[str, list[tuple[float, str]]]) -> dict[tu
             continue
         at = _mimic.instant(row["charttime"], path)
         away, study = _nearest(exams[row["subject_id"]], at)
-        key, rank = (study, test, row["itemid"]), (abs(away), at)
-        if key not in best or (*rank, level) < best[key]:
-            best[key] = (*rank, level)
+        key, found = (study, test, row["itemid"]), (*order(away, at), level, away)
+        best[key] = min(best.get(key, found), found)
     kept = {test: max(sorted(items), key=lambda i: events[i], default=None) for test, items in _items(folder).items()}
     return {
         (study, test): level
-        for (study, test, item), (away, _, level) in best.items()
+        for (study, test, item), (_, _, level, away) in best.items()
         if item == kept[test] and abs(away) <= _WITHIN_DAYS + 1e-9
     }
 
@@ -116,7 +124,8 @@ def _nearest(exams: list[tuple[float, str]], at: float) -> tuple[float, str]:
     return day - at, study
 
 
-def _load(root: Path) -> TaskData:
+def load(root: Path, *, order: Order = nearest_first) -> TaskData:
+    """order: which of several results of one test counts."""
     folder = _DATASET.find(root, _mimic.LABELS, _ITEMS, _EVENTS)
     path = folder / _mimic.LABELS
     studies: dict[str, dict[str, str]] = {}
@@ -127,7 +136,7 @@ def _load(root: Path) -> TaskData:
     for each in exams.values():
         each.sort()
     levels: dict[str, dict[str, str]] = {}
-    for (study, test), level in _results(folder, exams).items():
+    for (study, test), level in _results(folder, exams, order).items():
         levels.setdefault(study, {})[test] = level
     records, label, absent = [], [], 0
     for study in sorted(levels, key=int):
@@ -169,7 +178,7 @@ TASK = Task(
     kind="panel",
     classes=_CLASSES,
     metric="mean_auroc",
-    load=_load,
+    load=load,
     unit="ECG with a blood test within an hour",
     leads="12",
     rate_hz=500.0,

@@ -8,17 +8,18 @@ from pathlib import Path
 from benchecg.tasks import _ptbxl
 from benchecg.tasks.base import Expected, Published, Task, TaskData
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "superclass"]
 
 _CLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 
 
-def _superclass(code: str, row: Mapping[str, str]) -> str | None:
+def superclass(code: str, row: Mapping[str, str]) -> str | None:
+    """The superclass of a statement's row; None where it is not diagnostic."""
     return row["diagnostic_class"] if row["diagnostic"] and float(row["diagnostic"]) == 1 else None
 
 
 def _load(root: Path) -> TaskData:
-    return _ptbxl.load(root, _CLASSES, _superclass, "superclass")
+    return _ptbxl.load(root, _CLASSES, superclass, "superclass")
 
 
 TASK = Task(

@@ -143,7 +143,7 @@ def test_tasks_without_data_are_left_out_unless_asked_for(cli, small_code15, tmp
     [
         (("run", "-t", "nope", "-m", "majority"), 1, "there is no task 'nope'"),
         (("run", "-m", "nope"), 1, "there is no model 'nope'"),
-        (("run", "--profile", "authors"), 2, "authors profile is not built yet"),
+        (("run", "--profile", "authors", "-t", "open-age", "-m", "majority"), 1, "no published script does open-age"),
         (("run", "--resamples", "1"), 2, "resamples"),
         (("report", "empty"), 1, "Run `benchecg run` first"),
         (("score", "empty"), 1, "Run `benchecg run` first"),

@@ -154,23 +154,24 @@ def test_seeds_differ_and_the_test_labels_choose_nothing(sex, conv, tmp_path):
     assert len(other.scores) == 2 and (other.epochs == (0, 0) or not np.array_equal(*other.scores))
 
 
-def test_the_kept_epoch_is_the_earliest_best_and_patience_ends_a_training(tmp_path):
-    grid = Grid(100.0, 100.0)
+def trained_with(values, folder, **settings):
+    """A training whose validation metric is `values`, epoch by epoch."""
     net = Network(_Net(), Head(HeadSpec("binary", ("a", "b")), 8))
     data = TaskData(
         tuple(Record(str(i), str(i), "train", None) for i in range(8)),
         np.arange(8), np.full(8, np.nan), np.arange(8) % 2, True, (),
     )  # fmt: skip
     inputs = {i: _input(i) for i in range(8)}
-    tiles = tiles_of(load_task("open-sex"), data, inputs, grid)
+    tiles = tiles_of(load_task("open-sex"), data, inputs, Grid(100.0, 100.0))
+    given = iter(values)
+    recipe = Recipe(1e-3, 1.0, epochs=len(values) - 1, **settings)
     label = torch.from_numpy(data.label).float()
+    return tuning.tune(net, tiles, inputs, label, recipe, folder=folder, value_of=lambda n: next(given))
 
-    def trained(folder, patience):
-        given = iter([0.5, 0.7, 0.7, 0.6, 0.9, 0.9])
-        recipe = Recipe(1e-3, 1.0, epochs=5, patience=patience)
-        return tuning.tune(net, tiles, inputs, label, recipe, folder=folder, value_of=lambda n: next(given))
 
-    impatient, patient = trained(tmp_path / "a", 2), trained(tmp_path / "b", 3)
+def test_the_kept_epoch_is_the_earliest_best_and_patience_ends_a_training(tmp_path):
+    values = [0.5, 0.7, 0.7, 0.6, 0.9, 0.9]
+    impatient, patient = (trained_with(values, tmp_path / str(n), patience=n) for n in (2, 3))
     assert (impatient.epoch, len(impatient.history)) == (1, 4)
     assert (patient.epoch, patient.value, len(patient.history)) == (4, 0.9, 6)
 

@@ -292,7 +292,7 @@ def test_suite_score_is_refused_until_all_ten_tasks_ran_on_full_data(mit, tmp_pa
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda d: d.update(format="other/1"), "needed benchecg-result/2"),
+        (lambda d: d.update(format="other/1"), "needed benchecg-result/3"),
         (lambda d: d.pop("notes"), "notes is missing"),
         (lambda d: d["task"].update(extra=1), "task.extra is unknown"),
         (lambda d: d["metrics"]["macro_f1"].update(value="0.9"), "metrics.macro_f1.value is str; needed float or null"),
