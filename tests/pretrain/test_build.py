@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.pretrain.faults import killed_at
 from tests.pretrain.test_corpus import write
 from xecg.cli import main
 from xecg.errors import XECGError
@@ -74,25 +72,6 @@ def test_the_size_of_parts_changes_nothing(source: Path, tmp_path: Path) -> None
     for part in (1, 3, 256):
         build_corpus([source], tmp_path / str(part), SPEC, synthetic=3, part=part)
         same_store(tmp_path / "1", tmp_path / str(part))
-
-
-def killed_at(write: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a process that gets kill -9 in front of its rename number `write`; False where it has no such rename."""
-    child = os.fork()
-    if child == 0:
-        count, rename = itertools.count(1), os.replace
-
-        def replace(*names: object) -> None:
-            if next(count) == write:
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(*names)
-
-        os.replace = replace
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return bool(os.waitpid(child, 0)[1])
 
 
 def test_a_build_killed_at_any_write_goes_on(tmp_path: Path) -> None:

@@ -97,7 +97,6 @@ def one_step(places: dict[str, Path], micro: int) -> dict[str, torch.Tensor]:
 
 
 def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(places: dict[str, Path], tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     whole = one_step(places, 0)
     assert close(one_step(places, 4), whole, 2e-5)
     for found in spread(2, tmp_path / "two", one_step, places, 2):

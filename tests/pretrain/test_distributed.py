@@ -60,7 +60,6 @@ def spread(size: int, folder: Path, work: Callable[..., Any], *arguments: Any) -
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("corpus")
     write(folder / "in", "a", seed=1, duration_s=7.0)  # a shorter window: padding differs from process to process
     write(folder / "in", "b", seed=2)

@@ -19,6 +19,7 @@ import torch
 from click.testing import CliRunner
 
 import xecg
+from tests.pretrain.faults import killed_at
 from tests.pretrain.test_corpus import write
 from xecg.cli import main
 from xecg.errors import CheckpointError, SpecError, XECGError
@@ -118,6 +119,22 @@ def test_a_failed_write_leaves_the_state_before(
     assert [p.name for p in on_disk.states(tmp_path)] == ["state-000000002.safetensors"]
     train(SETTINGS, corpus, tmp_path)
     assert same(weights(tmp_path), weights(whole))
+
+
+def test_a_run_killed_at_any_write_goes_on_to_the_same_bits(corpus: Corpus, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=2)
+    train(settings, corpus, tmp_path / "whole", save_every=1, log_every=1)
+    points = 0
+    for at in itertools.count(1):
+        out = tmp_path / str(at)
+        if not killed_at(at, lambda: train(settings, corpus, out, save_every=1, log_every=1)):  # noqa: B023
+            break
+        points += 1
+        train(settings, corpus, out, save_every=1, log_every=1)
+        assert same(weights(out), weights(tmp_path / "whole"))
+        assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
+        assert [json.loads(text)["step"] for text in (out / "log.jsonl").read_text().splitlines()] == [1, 2]
+    assert points == 1 + 2 + 2 * 6 + 1  # settings, states, two checkpoints of five files and a folder, the report
 
 
 def test_a_damaged_or_foreign_state_is_refused(corpus: Corpus, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -70,12 +71,15 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 
 def remove_stale(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove temporary files that a dead process of this machine left in `folder`; returns what was removed."""
+    """Remove temporary files and folders that a dead process of this machine left in `folder`; returns what was removed."""
     removed = []
     for path in sorted(Path(folder).iterdir()):
         found = _TEMPORARY.fullmatch(path.name)
         if found and found[1] == _host() and not _alive(int(found[2])):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():  # a checkpoint is written as a folder
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 
