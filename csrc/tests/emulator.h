@@ -1,6 +1,6 @@
 // Runs CUDA kernel bodies (csrc/cuda/slstm_thread.cuh) on the host: every thread of a cluster is a fiber that runs until it waits
-// at a barrier, and the fibers take turns in ascending or descending order. A barrier that is missing, or that not all threads
-// reach, shows: results depend on the order, or nobody can go on. Shared memory starts as NaN.
+// at a barrier. Warps run as far ahead of one another as barriers let them, in ascending or descending order. A barrier that is
+// missing, or that not all threads reach, shows: results depend on the order, or nobody can go on. Shared memory starts as NaN.
 #pragma once
 #include <ucontext.h>
 
@@ -130,13 +130,17 @@ class Emulator {
         running_ = this;
         for (int left = count; left > 0;) {
             bool moved = false;
-            for (int k = 0; k < count; ++k) {
-                Fiber& f = fibers_[size_t(descending ? count - 1 - k : k)];
-                if (f.done || (f.waits_at && f.waits_at->passed < f.until)) continue;
-                current_ = &f, moved = true;
-                swapcontext(&scheduler_, &f.context);
-                left -= f.done;
-            }
+            for (int warp = 0; warp < count / 32; ++warp)
+                for (bool again = true; again; moved |= again) {
+                    again = false;
+                    for (int k = warp * 32; k < warp * 32 + 32; ++k) {
+                        Fiber& f = fibers_[size_t(descending ? count - 1 - k : k)];
+                        if (f.done || (f.waits_at && f.waits_at->passed < f.until)) continue;
+                        current_ = &f, again = true;
+                        swapcontext(&scheduler_, &f.context);
+                        left -= f.done;
+                    }
+                }
             if (!moved) throw std::runtime_error("a barrier is not reached by all its threads");
         }
     }
