@@ -31,7 +31,10 @@ from xecg.signal import simulate
 def _predictions(kind, y, score, classes=("no", "yes")):
     n = len(y)
     names = np.array([f"p{i}" for i in range(n)])
-    facts = TaskFacts("t", "1", "m", kind, classes, {}, "auroc", True, False, 10, 0)
+    facts = TaskFacts(
+        task="t", version="1", model="m", kind=kind, classes=classes, class_sets={}, metric="auroc", higher_is_better=True,
+        per_record=False, resamples=10, seed=0,
+    )  # fmt: skip
     return Predictions(
         facts, names, names, names, np.full(n, np.nan), np.asarray(y, "f"), np.asarray(score, "f"), np.ones(n, bool), {}
     )
