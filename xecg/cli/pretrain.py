@@ -27,6 +27,13 @@ __all__ = ["command"]
     show_default=True,
     help="Coding rate of the whole batch, or of each process's micro-batches.",
 )
+@click.option(
+    "--pairing",
+    type=click.Choice(["record", "patient"]),
+    default="record",
+    show_default=True,
+    help="Compare views of one window, or also of two windows of a patient.",
+)
 @click.option("--auxiliary", type=click.FloatRange(0), default=0.0, show_default=True, help="Weight of the beat heads.")
 @click.option(
     "--repeat-real", type=click.IntRange(1), default=1, show_default=True, help="Visits of a real window an epoch."

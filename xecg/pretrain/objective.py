@@ -9,6 +9,7 @@ taken, and each micro-batch, computed again, is pulled along its own. Both give 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ from xecg.pretrain.beats import Targets, token_targets
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distributed import Group
 from xecg.pretrain.settings import Settings
-from xecg.pretrain.views import Batch, make_batch
+from xecg.pretrain.views import Batch, draw, make_batch
 from xecg.signal import PRESETS
 
 __all__ = [
@@ -127,15 +128,24 @@ class SimDINO:
         self.weights = {"compression": 1.0, "expansion": settings.expansion, "patch": 1.0}
         self.weights |= {f"aux_{name}": settings.auxiliary for name in ("beat", "kind", "values")} if self.heads else {}
         self.facts: dict[str, str] = {}
+        self._kin: list[np.ndarray] | None = None
+        if settings.pairing == "patient":
+            number = np.unique(corpus.patients, return_inverse=True)[1]
+            of = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+            self._kin = [of[i] for i in number.tolist()]
+            self.facts["patients"] = sha256(number.astype("<i4").tobytes()).hexdigest()[:16]
 
     def load(self, records: list[tuple[int, int]], epoch: int) -> _Piece:
         ids, model = self._corpus.ids, self.student
         named = [(f"{ids[i]}#{k}" if k else ids[i], self._corpus.record(i)[1]) for i, k in records]
-        views, patch = self._settings.views, model.config.patch
+        views, patch, own = self._settings.views, model.config.patch, [i for i, _ in records]
+        others = own if self._kin is None else [self._partner(i, name, epoch) for i, (name, _) in zip(own, named)]
         wide, narrow = make_batch(
-            named, views, seed=self._settings.seed, epoch=epoch, patch=patch, second=row_of_lead_two(model)
-        )
-        asked = _targets(model, self._corpus, [i for i, _ in records], wide) if self.heads else []
+            named, views, seed=self._settings.seed, epoch=epoch, patch=patch, second=row_of_lead_two(model),
+            partners=None if self._kin is None else [self._corpus.record(i)[1] for i in others],
+        )  # fmt: skip
+        turns = [others if v % 2 else own for v in range(views.global_views)]
+        asked = _targets(model, self._corpus, [i for turn in turns for i in turn], wide) if self.heads else []
         assert wide.hidden is not None
         hidden = torch.from_numpy(wide.hidden)
         valid = torch.arange(hidden.shape[1]) < torch.from_numpy(wide.lengths)[:, None] // patch
@@ -146,6 +156,16 @@ class SimDINO:
             valid.to(self._device),
             asked,
             len(records),
+        )
+
+    def _partner(self, index: int, name: str, epoch: int) -> int:
+        """Another window of the same patient, drawn; the same one where there is none."""
+        assert self._kin is not None
+        others = self._kin[index][self._kin[index] != index]
+        return (
+            int(others[draw(self._settings.seed, epoch, name, "partner").integers(len(others))])
+            if len(others)
+            else index
         )
 
     def _there(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -253,12 +273,11 @@ def _lag(model: XECG) -> int:
 
 
 def _targets(model: XECG, corpus: Corpus, ids: Sequence[int], wide: Batch) -> list[Targets]:
-    """What the tokens of every global view are asked for, view after view."""
+    """What the tokens of every global view are asked for, view after view; ids: the window that each is of."""
     patch, rate, lag = model.config.patch, model.spec.rate or 1.0, _lag(model)
-    known = [corpus.beats(i) for i in ids]
     return [
-        token_targets(known[row % len(known)], start=start, stretch=stretch, tokens=n // patch, patch=patch, rate_hz=rate, lag=lag)
-        for row, (n, (start, stretch)) in enumerate(zip(wide.lengths.tolist(), wide.places.tolist()))
+        token_targets(corpus.beats(i), start=start, stretch=stretch, tokens=n // patch, patch=patch, rate_hz=rate, lag=lag)
+        for i, n, (start, stretch) in zip(ids, wide.lengths.tolist(), wide.places.tolist())
     ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ _CHOICES = {
     "gamma": losses.GAMMA_RULES,
     "patch_average": ("global", "per-sample"),
     "scope": ("global", "local"),
+    "pairing": ("record", "patient"),
     "precision": ("float32", "bfloat16"),
 }
 
@@ -31,7 +32,8 @@ class Settings:
     expansion: weight of the coding rate. scope: what it is a rate of, "global": the whole batch, over all processes and
     micro-batches; "local": each micro-batch of each process by itself, a different objective, weighted by its records.
     precision: of the encoder, "bfloat16" = autocast; losses, weights and moments are float32 always.
-    auxiliary: weight of the beat heads (`xecg.pretrain.auxiliary`), 0 = none.
+    pairing: whose views are compared, "record": one window's; "patient": every other view is of another window of the same
+    patient, where there is one. auxiliary: weight of the beat heads (`xecg.pretrain.auxiliary`), 0 = none.
     repeat_real: how often an epoch takes each window that is not simulated. held_out: share of the patients that no step takes,
     for the probes (`xecg.pretrain.probes`). Raises SpecError on a value out of range.
     """
@@ -51,6 +53,7 @@ class Settings:
     scope: str = "global"
     gamma: str = "sqrt"
     patch_average: str = "global"
+    pairing: str = "record"
     precision: str = "float32"
     auxiliary: float = 0.0
     repeat_real: int = 1

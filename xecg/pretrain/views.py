@@ -167,9 +167,19 @@ def stretch_of(x: np.ndarray, start: float, stretch: float, size: int, *, exact:
 
 
 def make_batch(
-    records: list[tuple[str, np.ndarray]], settings: ViewSettings, *, seed: int, epoch: int, patch: int, second: int = 1
+    records: list[tuple[str, np.ndarray]],
+    settings: ViewSettings,
+    *,
+    seed: int,
+    epoch: int,
+    patch: int,
+    second: int = 1,
+    partners: list[np.ndarray] | None = None,
 ) -> tuple[Batch, Batch | None]:
-    """The global and the local views of records (id, x); None where settings want no local ones."""
+    """The global and the local views of records (id, x); None where settings want no local ones.
+
+    partners: for each record the x that its odd views are of, default its own.
+    """
     total = settings.global_views + settings.local_views
     crops: list[np.ndarray] = []
     hidden: list[np.ndarray] = []
@@ -178,7 +188,8 @@ def make_batch(
     for v in range(total):
         wide = v < settings.global_views
         fraction = settings.global_fraction if wide else settings.local_fraction
-        for name, x in records:
+        for i, (name, own) in enumerate(records):
+            x = partners[i] if partners is not None and v % 2 else own
             rng = draw(seed, epoch, name, v)
             crop, *place = placed(x, rng, settings, fraction=fraction, patch=patch, second=second)
             crops.append(crop)
