@@ -6,7 +6,8 @@ begins and padded with zero channels on both sides where it widens. The publishe
 dropout, although its file holds their weights. Input: 10 s at 500 Hz, 0.5–50 Hz, mV, no z-score. The vector of a recording is the
 mean over time of the last stage, which is here the mean of its tokens.
 
-The attribute names are those of the weights in the file.
+What the paper leaves open (paddings, where the swishes stand, names of weights) are facts of the public code of Net1D
+(hsd1503/resnet1d) and of ECGFounder; the code here is our own. The attribute names are those of the weights in the file.
 """
 
 from __future__ import annotations

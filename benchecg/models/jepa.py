@@ -5,7 +5,8 @@ Kim 2024 (arXiv 2410.08559): a transformer over 8 leads × 50 patches of 50 samp
 its own instant (cross-pattern attention). The positions, a two-dimensional sine-cosine code that the file holds, are added before
 every layer. The vector of a recording is the mean over all patches; a token here is the mean over the leads of one instant.
 
-The attribute names are those of the weights in the file.
+What the paper leaves open (16 heads, where positions enter, names of weights) are facts of the author's public code
+(sehunfromdaegu/ECG_JEPA); the code here is our own. The attribute names are those of the weights in the file.
 """
 
 from __future__ import annotations
