@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from xecg import ops
+from xecg.ops import _dispatch
 
 SIGNATURES = {
     "mlstm": "(q, k, v, i, f, *, initial_state=None, lengths=None, reverse=False, gate='exp', scale=None, eps=1e-06,"
@@ -47,6 +50,19 @@ def test_every_public_name_is_listed_and_resolves() -> None:
     assert set(SIGNATURES) | {"MLSTMState", "SLSTMState", "backends"} == set(ops.__all__)
     for name in ops.__all__:
         assert getattr(ops, name).__doc__
+
+
+def test_kernels_that_no_gpu_has_run_are_picked_when_asked_for_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, able = torch.device("cuda"), SimpleNamespace(refusal=lambda *args, **sizes: "")
+    reference = SimpleNamespace()
+    monkeypatch.setattr(_dispatch, "_module", lambda backend, op: able if backend in ("cuda", "triton") else reference)
+    monkeypatch.delenv("XECG_UNPROVEN", raising=False)
+    monkeypatch.setattr(_dispatch, "_forced", None)
+    assert _dispatch.pick("mlstm", gpu, torch.float32) is reference
+    with ops.use_backend("triton"):
+        assert _dispatch.pick("mlstm", gpu, torch.float32) is able
+    monkeypatch.setenv("XECG_UNPROVEN", "1")
+    assert _dispatch.pick("mlstm", gpu, torch.float32) is able
 
 
 def test_backends_are_listed_with_reasons() -> None:
