@@ -18,10 +18,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from click.testing import CliRunner
 
 from tests.pretrain.test_corpus import write
 from tests.pretrain.test_losses import wave
 from tests.pretrain.test_trainer import Broken, weights
+from xecg.cli import main
 from xecg.errors import CheckpointError, SpecError
 from xecg.pretrain import losses
 from xecg.pretrain.build import build_corpus
@@ -201,6 +203,15 @@ def test_local_scope_is_not_gone_on_with_in_another_cut(place: Path, tmp_path: P
         train(settings, Corpus(place), tmp_path, micro=2)
     with pytest.raises(SpecError, match="scope"):
         replace(SETTINGS, scope="some")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    write(tmp_path / "in", "r", seed=1)
+    asked = ["pretrain", "--data", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--device", "cuda"]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 1 and "torch finds 0 GPUs here. Use 'cpu'" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_shares_follow_the_ranks() -> None:

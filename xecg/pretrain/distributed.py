@@ -130,6 +130,7 @@ def current(device: str = "cpu") -> Group:
 def joined(device: str = "cpu") -> Iterator[Group]:
     """`current`, after joining the group that torchrun has set out for this process, if any; left at the end."""
     outer = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and not dist.is_initialized()
+    current(device)  # nccl takes the GPU that is set; a wrong device is told before anybody waits
     if outer:
         dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
