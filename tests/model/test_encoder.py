@@ -243,3 +243,11 @@ def test_first_sample_rule_keeps_padding_in_the_recurrence(model: XECG) -> None:
     tokens: Tensor = model.encode(x, pad_rule="first-sample")
     assert torch.equal(tokens, model.encode(x)) and tokens[0, 3].any()
     assert model.valid_tokens(x, pad_rule="first-sample").tolist() == [[True, True, True, False]]
+
+
+@pytest.mark.slow
+def test_encoder_compiles_without_a_graph_break(model: XECG) -> None:
+    x = torch.randn(2, 12, 8 * PATCH)
+    with torch.no_grad():
+        found = torch.compile(model.encode, fullgraph=True)(x)
+        torch.testing.assert_close(found, model.encode(x), rtol=1e-4, atol=1e-4)
