@@ -140,34 +140,37 @@ def _store_rows(base, at, step, exists, d0, value, D: tl.constexpr, BD: tl.const
 
 
 @triton.jit
-def _store_gates(
-    di, df, i, f, out_t, i_t, f_t, c, at, length, S, U, r, dden, g, init, best, wins, end, end_init,
-    EXP: tl.constexpr, REVERSE: tl.constexpr, L: tl.constexpr,
-):  # fmt: skip
-    """di and df from G; end, end_init are its row "end". init and the result of each row's stabiliser are put in here."""
+def _gate_sums(S, U, r, dden, g, init, best, wins, L: tl.constexpr, EXP: tl.constexpr):
+    """Sums of G without its row "end": its columns; rows t > j of columns "init" and up to j, for step j + 1; column "init"."""
     lane = tl.arange(0, L)
-    t = c * L + lane
     rows, columns = lane[:, None], lane[None, :]
     G = tl.where(rows >= columns, S * (r[:, None] * U + dden[:, None]), 0.0)
     if EXP:
         G += tl.where((columns == best[:, None]) & (wins[:, None] == 0), g[:, None], 0.0)
         init += tl.where(wins, g, 0.0)
-    di_log = tl.sum(G, axis=0) + end
+    up_to = init[:, None] + tl.cumsum(G, axis=1)
+    return tl.sum(G, axis=0), tl.sum(tl.where(rows > columns, up_to, 0.0), axis=0), tl.sum(init, axis=0)
+
+
+@triton.jit
+def _store_gates(
+    di, df, i, f, out_t, i_t, f_t, c, at, length, d_i, d_later, d_first, EXP: tl.constexpr, REVERSE: tl.constexpr,
+    L: tl.constexpr,
+):  # fmt: skip
+    """di from the gradient of the log input gates, df from that of the log forget gates one step later and of the first step."""
+    lane = tl.arange(0, L)
+    t = c * L + lane
     if not EXP:
         x = tl.load(i + at * i_t, mask=t < length, other=0.0).to(tl.float32)
-        di_log = di_log / (1.0 + tl.exp(x))
-    tl.store(di + at * out_t, di_log, mask=t < length)
-    # lf of step j + 1 is in the log weights of rows t > j and columns up to j
-    up_to = init[:, None] + tl.cumsum(G, axis=1)
-    df_log = tl.sum(tl.where(rows > columns, up_to, 0.0), axis=0) + end_init + tl.cumsum(end, axis=0)
+        d_i = d_i / (1.0 + tl.exp(x))
+    tl.store(di + at * out_t, d_i, mask=t < length)
     later = (lane + 1 < L) & (t + 1 < length)
     after = place_of(t + 1, length, REVERSE)
     x = tl.load(f + after * f_t, mask=later, other=0.0).to(tl.float32)
-    tl.store(df + after * out_t, df_log / (1.0 + tl.exp(x)), mask=later)
-    # and that of the chunk's first step in the state's column alone
+    tl.store(df + after * out_t, d_later / (1.0 + tl.exp(x)), mask=later)
     only = (lane == 0) & (t < length)
     x = tl.load(f + at * f_t, mask=only, other=0.0).to(tl.float32)
-    tl.store(df + at * out_t, (tl.sum(init, axis=0) + end_init) / (1.0 + tl.exp(x)), mask=only)
+    tl.store(df + at * out_t, d_first / (1.0 + tl.exp(x)), mask=only)
 
 
 @triton.jit
@@ -273,6 +276,7 @@ def key_kernel(
     source = rows + n * NC * L + t
     r, dden, g = tl.load(source), tl.load(source + plane), tl.load(source + 2 * plane)
     weight = tl.load(w + n * NC * L + t)
+    d_i, d_later, d_first = _gate_sums(S, U, r, dden, g, tl.load(source + 3 * plane), best, wins, L, EXP)
 
     dP = tl.trans(_slopes(A, U, r, dden, scale, L))
     out = row * T * H + head
@@ -302,10 +306,10 @@ def key_kernel(
             end_init += after
         else:
             end += tl.where(lane == tl.argmax(last, axis=0), after, 0.0)
+    d_later += end_init + tl.cumsum(end, axis=0)
     _store_gates(
-        di + out, df + out, i, f, H, i_t, f_t, c, at, length, S, U, r, dden, g, tl.load(source + 3 * plane), best, wins, end,
-        end_init, EXP, REVERSE, L,
-    )  # fmt: skip
+        di + out, df + out, i, f, H, i_t, f_t, c, at, length, d_i + end, d_later, d_first + end_init, EXP, REVERSE, L
+    )
 
     S = tl.trans(S * r[:, None])
     for d in range(0, DV, BV):
@@ -347,10 +351,8 @@ def single_kernel(
     nothing = tl.zeros([L], tl.float32)
     r, dden, slope = _row_terms(S, U, m, nothing, nothing, eps, L)
     out = row * T * H + head
-    _store_gates(
-        di + out, df + out, i, f, H, i_t, f_t, 0, at, length, S, U, r, dden, -eps * slope, nothing, best, wins, nothing, 0.0,
-        EXP, REVERSE, L,
-    )  # fmt: skip
+    d_i, d_later, d_first = _gate_sums(S, U, r, dden, -eps * slope, nothing, best, wins, L, EXP)
+    _store_gates(di + out, df + out, i, f, H, i_t, f_t, 0, at, length, d_i, d_later, d_first, EXP, REVERSE, L)
     dP = _slopes(A, U, r, dden, scale, L)
     for d in range(0, DK, BK):
         empty = tl.zeros([L, BK], tl.float32)
