@@ -115,6 +115,7 @@ struct SlstmTensorForward {
             XECG_DEVICE_UNROLL
             for (int c = 0; c < columns; ++c) {
                 float sum[2][2][4] = {};  // [even and odd k, to wait less][tile]
+                th.converge();
                 XECG_DEVICE_UNROLL
                 for (int k = 0; k < K; ++k) {
                     uint32_t column[2];
@@ -288,6 +289,7 @@ struct SlstmTensorBackward {
     XECG_DEVICE static void product(Thread& th, const Bf16* here, int c, const SlstmLane& lane, int half,
                                     const uint32_t (&R)[gates][K][4], float (&dh)[4]) {
         float sum[halves][gates][4] = {};  // four chains, to wait less
+        th.converge();
         XECG_DEVICE_UNROLL
         for (int k = 0; k < K; ++k) XECG_DEVICE_UNROLL
         for (int g = 0; g < gates; ++g) {

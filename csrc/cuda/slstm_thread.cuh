@@ -114,6 +114,8 @@ struct DeviceThread {
 #endif
         __syncthreads();
     }
+    // The lanes of a warp, whose ways may have parted, meet again: products need all of them at once.
+    __device__ void converge() const { __syncwarp(); }
     // The word of the lane whose number differs in these bits.
     __device__ uint32_t swap(uint32_t word, int bits) const { return __shfl_xor_sync(0xffffffffu, word, bits); }
     __device__ void barrier() const { __syncthreads(); }

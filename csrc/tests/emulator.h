@@ -175,6 +175,7 @@ class EmulatedThread {
     }
     void barrier() const { emulator_.barrier(block_); }
     void everyone() const { emulator_.everyone(); }
+    void converge() const {}  // a product waits for its lanes
     uint32_t swap(uint32_t word, int bits) { return emulator_.swap(block_, index_, turn_++, word, bits); }
     void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { emulator_.mma(block_, index_, turn_++, c, a, b); }
 
