@@ -1,10 +1,12 @@
-"""mLSTM forward in Triton. Three ways through a sequence, by its length and by how many streams fill the device:
+"""mLSTM forward in Triton. Ways through a sequence, by its length, type and head size and by how many streams fill the device:
 
-    chunk   T ≤ 64: one program per stream and range of value features. P = q kᵀ is summed over tiles of DK, the state before and after
-            goes through memory tile by tile, and not at all where there is none.
+    chunk   one chunk: one program per stream and range of value features. P = q kᵀ is summed over tiles of DK, the state before and
+            after goes through memory tile by tile, and not at all where there is none.
     walk    one program per stream and tile of value features walks the chunks and keeps its tile of C on the chip.
-    split   too few streams: the walk is cut into segments. Pass 1 walks each from the empty state (k and v only), pass 2 scans over
+    split   too few streams: the walk is cut into segments. Pass 1 sums each from the empty state (k and v only), pass 2 scans over
             the segments, pass 3 walks each again from the state at its start and writes the outputs.
+    tiles   heads too wide for the chip, and float32: the same three passes with segments of one chunk, pass 3 as in `chunk`; parts of
+            the sequence follow one another so that the states between chunks stay within a budget of memory.
 
 The kernels read strided views and run reversed time by index arithmetic. Not yet run on a GPU.
 """
@@ -13,6 +15,7 @@ The kernels read strided views and run reversed time by index arithmetic. Not ye
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from xecg.ops.triton import _mlstm_configs as configs
+from xecg.ops.triton._mlstm_configs import Tile
 from xecg.ops.triton._mlstm_tiles import (
     LOWEST,
     MODES,
@@ -51,23 +55,26 @@ __all__ = ["chunk_kernel", "device_of", "forward", "scan_kernel", "walk_kernel"]
 @triton.jit
 def chunk_kernel(
     q, k, v, i, f, C0, n0, m0, lengths, h, C, n, m,
-    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, i_b, i_t, i_h, f_b, f_t, f_h, h_b, h_t, h_h, T, H, scale, eps,
+    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, i_b, i_t, i_h, f_b, f_t, f_h, h_b, h_t, h_h, T, H, scale, eps, chunks, origin,
     EXP: tl.constexpr, REVERSE: tl.constexpr, RAGGED: tl.constexpr, STATE: tl.constexpr, END: tl.constexpr,
     DK: tl.constexpr, DV: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, SPAN: tl.constexpr,
     MODE: tl.constexpr,
 ):  # fmt: skip
-    """A sequence of T ≤ L steps; SPAN value features a program, in tiles of BV. Not yet run on a GPU."""
+    """One of `chunks` chunks of L steps from step `origin` on, of one stream; SPAN value features a program, in tiles of BV.
+
+    C0, n0, m0 (streams, chunks, …): the state before each, with STATE; C, n, m alike: after it, with END. Not yet run on a GPU.
+    """
     spans: tl.constexpr = (DV + SPAN - 1) // SPAN
     pid = tl.program_id(0)
     s = (pid // spans).to(tl.int64)
     part = pid % spans
-    row, head = s // H, s % H
+    row, head = s // chunks // H, s // chunks % H
     q += row * q_b + head * q_h
     k += row * k_b + head * k_h
     v += row * v_b + head * v_h
     h += row * h_b + head * h_h
     length = length_of(lengths, row, T, RAGGED)
-    p = tl.arange(0, L)
+    p = origin + (s % chunks).to(tl.int32) * L + tl.arange(0, L)
     exists = p < length
     at = place_of(p, length, REVERSE)
     li, b, resets = gates_of(i + row * i_b + head * i_h, f + row * f_b + head * f_h, i_t, f_t, at, exists, EXP)
@@ -124,24 +131,26 @@ def chunk_kernel(
 def walk_kernel(
     q, k, v, i, f, C0, n0, m0, lengths, h, C, n, m, decays,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, i_b, i_t, i_h, f_b, f_t, f_h, h_b, h_t, h_h, T, H, scale, eps, segments, steps,
+    origin,
     EXP: tl.constexpr, REVERSE: tl.constexpr, RAGGED: tl.constexpr, STATE: tl.constexpr, OUT: tl.constexpr, END: tl.constexpr,
-    DK: tl.constexpr, DV: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, WIDE: tl.constexpr, MODE: tl.constexpr,
+    DK: tl.constexpr, DV: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, MODE: tl.constexpr,
 ):  # fmt: skip
-    """One segment (`steps` steps, a multiple of L) of one stream, one tile (BK ≥ DK, BV) of its state.
+    """One segment (`steps` steps, a multiple of L) from step `origin` on of one stream, one tile (BK, BV) of its state.
 
+    With OUT, BK ≥ DK.
     C0, n0, m0 (streams, segments, …): the state at each segment's start, with STATE; C, n, m alike: at its end, with END. decays
     (streams, segments) float64, with END and without OUT: sum of the segment's log forget gates.
-    WIDE: weights at a chunk's end go to v, else to k.
     Not yet run on a GPU.
     """
-    tiles: tl.constexpr = (DV + BV - 1) // BV
+    columns: tl.constexpr = (DV + BV - 1) // BV
+    tiles: tl.constexpr = (DK + BK - 1) // BK * columns
     pid = tl.program_id(0)
     tile = pid % tiles
-    e = tile * BV
+    d, e = tile // columns * BK, tile % columns * BV
     slot = (pid // tiles).to(tl.int64)
     s = slot // segments
     row, head = s // H, s % H
-    begin = (slot % segments).to(tl.int32) * steps
+    begin = origin + (slot % segments).to(tl.int32) * steps
     q += row * q_b + head * q_h
     k += row * k_b + head * k_h
     v += row * v_b + head * v_h
@@ -149,12 +158,12 @@ def walk_kernel(
     f += row * f_b + head * f_h
     h += row * h_b + head * h_h
     length = length_of(lengths, row, T, RAGGED)
-    lane = tl.arange(0, BK)
+    lane = d + tl.arange(0, BK)
     top = first_top(m0, slot, EXP, STATE)
     memory, normal = tl.zeros([BK, BV], tl.float32), tl.zeros([BK], tl.float32)
     if STATE:
         held = held_of(top, DK, EXP)
-        memory = load_tile(C0 + slot * DK * DV, 0, e, held, DK, DV, BK, BV)
+        memory = load_tile(C0 + slot * DK * DV, d, e, held, DK, DV, BK, BV)
         normal = tl.load(n0 + slot * DK + lane, mask=lane < held, other=0.0)
     decay = tl.full([], 0.0, tl.float64)
     cuts = tl.full([], 0, tl.int32)
@@ -164,7 +173,7 @@ def walk_kernel(
         exists = p < length
         at = place_of(p, length, REVERSE)
         li, b, resets = gates_of(i, f, i_t, f_t, at, exists, EXP)
-        keys = rows_of(k, at, k_t, exists, 0, DK, BK)
+        keys = rows_of(k, at, k_t, exists, d, DK, BK)
         values = rows_of(v, at, v_t, exists, e, DV, BV)
         if OUT:
             queries = rows_of(q, at, q_t, exists, 0, DK, BK)
@@ -176,11 +185,9 @@ def walk_kernel(
             num = values_times(S, values, num, L, MODE) * normaliser(den, tops, eps, EXP)[:, None]
             store_rows(h, at, h_t, exists, e, num, DV, BV)
         w, w0, top = end_of(li, b, resets, top, L, EXP)
-        if WIDE:
-            memory = dot_right(tl.trans(keys), w[:, None] * values.to(tl.float32), w0 * memory, MODE)
-        else:
-            memory = dot_left(tl.trans(w[:, None] * keys.to(tl.float32)), values, w0 * memory, MODE)
-        normal = w0 * normal + tl.sum(w[:, None] * keys.to(tl.float32), axis=0)
+        weighed = w[:, None] * keys.to(tl.float32)
+        memory = dot_left(tl.trans(weighed), values, w0 * memory, MODE)
+        normal = w0 * normal + tl.sum(weighed, axis=0)
         if END and not OUT:
             decay += last_of(b, L)
             cuts += last_of(resets, L)
@@ -191,10 +198,10 @@ def walk_kernel(
             zero = tl.zeros([L, BV], tl.float32)
             store_rows(h, p.to(tl.int64), h_t, p < tl.minimum(begin + steps, T), e, zero, DV, BV)
     if END:
-        place, inside = state_tile(C + slot * DK * DV, 0, e, DK, DV, BK, BV)
+        place, inside = state_tile(C + slot * DK * DV, d, e, DK, DV, BK, BV)
         tl.store(place, memory, mask=inside)
+        tl.store(n + slot * DK + lane, normal, mask=lane < tl.where(e == 0, DK, 0))
         if tile == 0:
-            tl.store(n + slot * DK + lane, normal, mask=lane < DK)
             tl.store(m + slot, tl.where(top == float("-inf"), LOWEST, top))
             if not OUT:
                 tl.store(decays + slot, tl.where((cuts > 0) & (decay == decay), float("-inf"), decay))
@@ -250,12 +257,47 @@ def device_of(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _strides(*tensors: Tensor) -> list[int]:
-    return [step for x in tensors for step in x.stride()[:3]]
-
-
 def _state(x: Tensor, streams: tuple[int, ...], dk: int, dv: int) -> list[Tensor]:
     return [x.new_empty((*streams, *size), dtype=torch.float32) for size in ((dk, dv), (dk,), ())]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What every launch of one call shares. Not yet run on a GPU."""
+
+    sequence: tuple[Tensor, ...]  # q, k, v, i, f
+    lengths: Tensor | None
+    h: Tensor
+    numbers: tuple[Any, ...]  # strides, T, H, scale, eps
+    options: dict[str, Any]
+
+    def chunk(self, tile: Tile, first: list[Any], last: list[Any], end: bool, chunks: int = 1, origin: int = 0) -> None:
+        streams = self.h.shape[0] * self.h.shape[2]
+        chunk_kernel[(streams * chunks * tile.programs,)](
+            *self.sequence, *first, self.lengths, self.h, *last, *self.numbers, chunks, origin, STATE=first[0] is not None, END=end,
+            **self.options, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def walk(
+        self, tile: Tile, first: list[Any], last: list[Any], steps: int, segments: int = 1, origin: int = 0, out: bool = True,
+        end: bool = True, decays: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        streams = self.h.shape[0] * self.h.shape[2]
+        walk_kernel[(streams * segments * tile.programs,)](
+            *self.sequence, *first, self.lengths, self.h, *last, decays, *self.numbers, segments, steps, origin,
+            STATE=first[0] is not None, OUT=out, END=end, **self.options, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def scan(
+        self, first: list[Any], C: Tensor, n: Tensor, m: Tensor, decays: Tensor, last: list[Any], end: bool
+    ) -> Tensor:
+        streams, segments, DK, DV = C.shape
+        tops = torch.empty_like(m)
+        scan_kernel[(streams * triton.cdiv(DK * DV, configs.SCAN_BLOCK),)](
+            *first, C, n, m, decays, tops, *last, segments, STATE=first[0] is not None, END=end, BLOCK=configs.SCAN_BLOCK,
+            EXP=self.options["EXP"], DK=DK, DV=DV, num_warps=4,
+        )  # fmt: skip
+        return tops
 
 
 def forward(
@@ -277,44 +319,47 @@ def forward(
     want_state: bool = True,
     way: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As xecg.ops.reference.mlstm.forward. way: "chunk", "walk" or "split" instead of the table's choice. Not yet run on a GPU."""
+    """As xecg.ops.reference.mlstm.forward. way: one of this file's instead of the table's choice. Not yet run on a GPU."""
     (B, T, H, DK), DV = q.shape, v.shape[-1]
     h = v.new_empty((B, T, H, DV))
     last = _state(v, (B, H), DK, DV) if want_state else [v.new_empty(0, dtype=torch.float32) for _ in range(3)]
-    first = [None if x is None else x.contiguous() for x in (C0, n0, m0)]
-    plan = configs.plan(B * H, T, DK, DV, v.dtype, configs.processors(v.device), chunk_size, way)
-    if B == 0 or H == 0 or DV == 0 or (T == 0 and not want_state):
+    if B == 0 or H == 0 or (T == 0 and not want_state):
         return h, last[0], last[1], last[2]
-    tensors, strides = (q, k, v, i, f), _strides(q, k, v, i, f, h)
-    common = {"EXP": gate == "exp", "DK": DK, "DV": DV}
-    walked = {**common, "REVERSE": reverse, "RAGGED": lengths is not None, "MODE": MODES[v.dtype], **plan.tiles}
-    launch = {"num_warps": plan.warps, "num_stages": plan.stages}
-    state = first[0] is not None
+    plan = configs.plan(B * H, T, DK, DV, v.dtype, configs.processors(v.device), chunk_size, way)
+    strides = [step for x in (q, k, v, i, f, h) for step in x.stride()[:3]]
+    options = {
+        "EXP": gate == "exp",
+        "REVERSE": reverse,
+        "RAGGED": lengths is not None,
+        "MODE": MODES[v.dtype],
+        "DK": DK,
+        "DV": DV,
+    }
+    call = _Call((q, k, v, i, f), lengths, h, (*strides, T, H, scale, eps), options)
+    first = [None if x is None else x.contiguous() for x in (C0, n0, m0)]
     with device_of(v):
         if plan.way == "chunk":
-            chunk_kernel[(B * H * plan.programs,)](
-                *tensors, *first, lengths, h, *last, *strides, T, H, scale, eps, STATE=state, END=want_state, **walked, **launch
-            )  # fmt: skip
+            call.chunk(plan.stateless if first[0] is None and not want_state else plan.out, first, last, want_state)
         elif plan.way == "walk":
-            walk_kernel[(B * H * plan.programs,)](
-                *tensors, *first, lengths, h, *last, None, *strides, T, H, scale, eps, 1, plan.steps, STATE=state, OUT=True,
-                END=want_state, **walked, **launch,
-            )  # fmt: skip
+            call.walk(plan.out, first, last, plan.steps, end=want_state)
         else:
-            cuts = plan.segments
-            C, n, m = _state(v, (B, H, cuts), DK, DV)
-            decays, tops = torch.empty_like(m, dtype=torch.float64), torch.empty_like(m)
-            grid = (B * H * cuts * plan.programs,)
-            walk_kernel[grid](
-                *tensors, None, None, None, lengths, h, C, n, m, decays, *strides, T, H, scale, eps, cuts, plan.steps, STATE=False,
-                OUT=False, END=True, **walked, **launch,
-            )  # fmt: skip
-            scan_kernel[(B * H * triton.cdiv(DK * DV, configs.SCAN_BLOCK),)](
-                *first, C, n, m, decays, tops, *last, cuts, STATE=state, END=want_state, BLOCK=configs.SCAN_BLOCK, **common,
-                num_warps=4,
-            )  # fmt: skip
-            walk_kernel[grid](
-                *tensors, C, n, tops, lengths, h, None, None, None, None, *strides, T, H, scale, eps, cuts, plan.steps, STATE=True,
-                OUT=True, END=False, **walked, **launch,
-            )  # fmt: skip
+            _three_passes(call, plan, first, last, want_state)
     return h, last[0], last[1], last[2]
+
+
+def _three_passes(call: _Call, plan: configs.Plan, first: list[Any], last: list[Any], want_state: bool) -> None:
+    """`split` and `tiles`: parts of plan.segments · plan.steps steps, one after the other."""
+    (B, T, H), DK, DV = call.h.shape[:3], call.options["DK"], call.options["DV"]
+    for origin in range(0, max(T, 1), plan.segments * plan.steps):
+        segments = min(plan.segments, max(triton.cdiv(T - origin, plan.steps), 1))
+        C, n, m = _state(call.h, (B * H, segments), DK, DV)
+        decays = torch.empty_like(m, dtype=torch.float64)
+        call.walk(plan.sums, [None] * 3, [C, n, m], plan.steps, segments, origin, out=False, decays=decays)
+        final = origin + segments * plan.steps >= T
+        after = last if final else _state(call.h, (B, H), DK, DV)
+        tops = call.scan(first, C, n, m, decays, after, want_state or not final)
+        if plan.way == "tiles":
+            call.chunk(plan.out, [C, n, tops], [None] * 3, False, segments, origin)
+        else:
+            call.walk(plan.out, [C, n, tops], [None] * 3, plan.steps, segments, origin, end=False)
+        first = after

@@ -98,13 +98,12 @@ def step_(
     (B, H, DK), DV = q.shape, v.shape[-1]
     if B == 0 or H == 0:
         return
-    plan = configs.step_plan(DK, DV)
+    tile = configs.step_tile(DK, DV)
     strides = {name: x.stride()[:2] for name, x in (("q", q), ("k", k), ("v", v), ("i", i), ("f", f))}
     with device_of(v):
-        if DV > 0:
-            memory_kernel[(B * H * plan.programs,)](
+        memory_kernel[(B * H * tile.programs,)](
                 q, k, v, i, f, C, n, m, out, *strides["q"], *strides["k"], *strides["v"], *strides["i"], *strides["f"], H, scale, eps,
-                EXP=gate == "exp", DK=DK, DV=DV, BK=plan.BK, BV=plan.BV, num_warps=plan.warps,
+                EXP=gate == "exp", DK=DK, DV=DV, **tile.sizes, num_warps=tile.warps,
             )  # fmt: skip
         normal_kernel[(B * H,)](
             k,
@@ -118,6 +117,6 @@ def step_(
             H,
             EXP=gate == "exp",
             DK=DK,
-            BK=plan.BK,
+            BK=tile.sizes["BK"],
             num_warps=4,
         )
