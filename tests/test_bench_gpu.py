@@ -59,6 +59,10 @@ def test_floors_are_those_counted_by_hand(work: floors.Work, megabytes: float, g
     assert work.flops / 1e9 == pytest.approx(gigaflops, rel=0.02)
 
 
+def test_a_record_of_counts_moves_144_kilobytes() -> None:
+    assert floors.frontend(1, 12, 5000, 1000).bytes == 144_000
+
+
 def test_backward_moves_two_more_times_what_forward_moves() -> None:
     for count in (floors.mlstm, floors.slstm):
         sizes = (512, 40, 4, 64, 64) if count is floors.mlstm else (512, 4000, 4, 64)
@@ -71,7 +75,7 @@ def test_entries_are_made_without_a_gpu_and_each_has_a_bar() -> None:
     made = [entry for make in registry.entries("gpu") for entry in make()]
     names = [entry.id for entry in made]
     assert len(set(names)) == len(names)
-    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode"}
+    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode", "frontend"}
     for entry in made:
         assert isinstance(entry, Bench) and entry.device == "cuda" and entry.bar is not None and entry.aim is not None
         assert entry.bytes or entry.flops

@@ -8,6 +8,12 @@
 #include "../cuda/slstm.cuh"
 #include "cuda_slstm.h"
 
+namespace xecg {
+namespace cuda {
+void bind_frontend(pybind11::module_& m);  // cuda_frontend.cpp
+}
+}  // namespace xecg
+
 namespace py = pybind11;
 using namespace xecg;
 
@@ -91,4 +97,5 @@ PYBIND11_MODULE(_cuda, m) {
         m, [](const auto& a, Address stream) { raise_on_error(cuda::slstm_forward(a, at<CUstream_st>(stream))); },
         [](const auto& a, Address stream) { raise_on_error(cuda::slstm_backward(a, at<CUstream_st>(stream))); },
         [](const auto& a, Address stream) { raise_on_error(cuda::slstm_step(a, at<CUstream_st>(stream))); });
+    cuda::bind_frontend(m);
 }

@@ -18,6 +18,8 @@ from xecg.signal.recording import Recording
 from xecg.signal.spec import PRESETS, SignalSpec
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from xecg.signal.frontend_stream import FrontendStream
 
 __all__ = ["ECGFrontend", "ModelInput", "preprocess"]
@@ -209,6 +211,23 @@ class ECGFrontend:
         for whole, part in ((done.result.x, y), (done.result.mask, ok)):
             whole.reshape(len(done.left), len(self.spec.leads), -1)[record, lead] = part[0]
         return done.result
+
+    def apply_tensor(
+        self,
+        signal: Tensor,
+        *,
+        gain: float | Sequence[float] | np.ndarray | None = None,
+        baseline: float | Sequence[float] | np.ndarray | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`apply` for a tensor, on its device: signal (leads, n) or (B, leads, n), float32 mV or int16 counts → x float32
+        and mask bool.
+
+        On an NVIDIA GPU the plans of the compiled form run there; another plan, and a record with a sample that is not
+        finite, go through the host. gain, baseline and errors as for `apply`.
+        """
+        from xecg.signal.device import apply
+
+        return apply(self, signal, gain, baseline)
 
     def stream(self, capacity: int = 1) -> FrontendStream:
         """Live form of a causal spec for up to `capacity` patients at once. Raises SpecError for a zero-phase spec."""

@@ -18,7 +18,19 @@ import numpy as np
 
 from xecg.signal.plan import FLAT_STD_MV, Plan
 
-__all__ = ["BROKEN", "FLAT", "GOOD", "LONG_SAMPLES", "delta_form", "native", "run", "serves"]
+__all__ = [
+    "BROKEN",
+    "FLAT",
+    "GOOD",
+    "LONG_SAMPLES",
+    "Numbers",
+    "delta_form",
+    "fits",
+    "native",
+    "numbers",
+    "run",
+    "serves",
+]
 
 GOOD, FLAT, BROKEN = 0, 1, 2  # csrc/common/frontend.h
 
@@ -44,7 +56,9 @@ def delta_form(sos: np.ndarray) -> np.ndarray:
     return np.stack([b0, 2 * b0 + b1, b0 + b1 + b2, 2 + a1, 1 + a1 + a2], 1)
 
 
-class _Numbers(NamedTuple):
+class Numbers(NamedTuple):
+    """A plan as the kernels take it: csrc/common/frontend.h, without resampling `fir` is empty."""
+
     sections: np.ndarray
     pads: np.ndarray
     coefficients: np.ndarray
@@ -62,7 +76,8 @@ class _Tiles(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _numbers(plan: Plan) -> _Numbers:
+def numbers(plan: Plan) -> Numbers:
+    """The arrays of a plan, float32 and int32."""
     from scipy import signal
 
     coefficients, steady, pads, dc = [], [], [], 1.0
@@ -77,7 +92,7 @@ def _numbers(plan: Plan) -> _Numbers:
     c, s = (np.concatenate(a).astype(np.float32) if a else np.zeros((0, 2), np.float32) for a in (coefficients, steady))
     fir = np.zeros((0, 0), np.float32) if plan.taps is None else np.ascontiguousarray(plan.taps, np.float32)
     sections = np.array([len(sos) for sos in plan.stages], np.int32)
-    return _Numbers(sections, np.array(pads, np.int32), c, s, dc if abs(dc) > 1e-12 else 0.0, fir)
+    return Numbers(sections, np.array(pads, np.int32), c, s, dc if abs(dc) > 1e-12 else 0.0, fir)
 
 
 @lru_cache(maxsize=64)
@@ -86,7 +101,7 @@ def _tiles(plan: Plan) -> _Tiles:
     taps = 1 if plan.taps is None else plan.taps.shape[1]
     tile = -(-max(_TILE, taps - 1) // plan.down) * plan.down
     powers, responses = [], []
-    rounded = _numbers(plan).coefficients.astype(np.float64)
+    rounded = numbers(plan).coefficients.astype(np.float64)
     for size in (len(sos) for sos in plan.stages):
         step, output = _one_step(rounded[:size])
         rounded = rounded[size:]
@@ -113,16 +128,20 @@ def _one_step(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def serves(plan: Plan, n: int) -> bool:
     """Whether the kernel is built and can run this plan on rows of n samples."""
+    return native() is not None and fits(plan, n)
+
+
+def fits(plan: Plan, n: int) -> bool:
+    """Whether this plan on rows of n samples has the form of the kernels, on the CPU and on a GPU."""
     spec = plan.spec
     return (
-        native() is not None
-        and not plan.causal
+        not plan.causal
         and plan.resample in ("none", "poly")
         and not spec.normalise_first
         and spec.normalise in ("none", "zscore")
         and all(len(sos) <= _MAX_SECTIONS for sos in plan.stages)
         and n > 0
-        and n > max(_numbers(plan).pads, default=0)
+        and n > max(numbers(plan).pads, default=0)
     )
 
 
@@ -144,18 +163,18 @@ def run(
     """
     module = native()
     assert module is not None
-    numbers = _numbers(plan)
+    given = numbers(plan)
     state = np.empty(len(starts), np.uint8)
     long = _tiles(plan) if n >= LONG_SAMPLES else _Tiles(0, np.zeros(0), np.zeros(0))
-    up, taps = (0, 0) if plan.resample == "none" else (plan.up, numbers.fir.shape[1])
+    up, taps = (0, 0) if plan.resample == "none" else (plan.up, given.fir.shape[1])
 
     def at(a: np.ndarray | None) -> int:
         return 0 if a is None else a.ctypes.data
 
     module.frontend(
         len(starts), n, plan.output_length(n), at(x), at(starts), x.dtype == np.int16, at(scale), at(baseline), len(plan.stages),
-        at(numbers.sections), at(numbers.pads), at(numbers.coefficients), at(numbers.steady), numbers.dc, up, plan.down, plan.half,
-        taps, at(numbers.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(state), long.tile,
+        at(given.sections), at(given.pads), at(given.coefficients), at(given.steady), given.dc, up, plan.down, plan.half,
+        taps, at(given.fir), plan.spec.normalise == "zscore", FLAT_STD_MV, at(out), at(out_starts), at(state), long.tile,
         at(long.power), at(long.response),
     )  # fmt: skip
     return state
