@@ -29,7 +29,12 @@ LIMIT_S = 570.0
 _KEPT_S = 15.0  # for the table, the roofline and the summary
 _TOOLS = ("torch", "pybind11", "setuptools", "wheel", "pytest", "numpy", "scipy", "click")
 _PROGRAMS = ("cmake", "nvcc")
-_HOST_TESTS = ("tests/ops", "tests/test_bench_gpu.py", "tests/test_gpu_check.py")
+_HOST_TESTS = (
+    "tests/ops",
+    "tests/signal/test_frontend_device.py",
+    "tests/test_bench_gpu.py",
+    "tests/test_gpu_check.py",
+)
 _FACTS = """
 import json, torch
 gpu = torch.cuda.is_available()
@@ -173,11 +178,11 @@ class Check:
         )
 
     def install(self) -> tuple[str, str]:
-        """`pip install --no-build-isolation --no-deps --target`; tests and bench are copied to where no source shadows it."""
+        """`pip install --no-build-isolation --no-deps --target`; what tests need is copied to where no source shadows it."""
         shutil.rmtree(self.site, ignore_errors=True)
         shutil.rmtree(self.tree, ignore_errors=True)
         self.tree.mkdir(parents=True)
-        for name in ("tests", "bench"):
+        for name in ("tests", "bench", "csrc"):
             shutil.copytree(ROOT / name, self.tree / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md"):
             shutil.copy2(ROOT / name, self.tree / name)
