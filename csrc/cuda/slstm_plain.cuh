@@ -163,7 +163,6 @@ struct SlstmPlainBackward {
             lengths[r] = p.real ? slstm_length(s, p.first + r) : 0;
             if (p.real && p.first + r < s.B) d[r] = slstm_load(call, p.first + r, p.head, p.unit);
         }
-        th.barrier();  // R is there
         const int64_t steps = slstm_steps(s, th.tile() * groups * slstm_plain_rows, int64_t(groups) * slstm_plain_rows);
         for (int64_t t = steps - 1; t >= 0; --t) {
             Quad* here = draw + (t & 1) * buffer;
