@@ -155,6 +155,14 @@ def test_extreme_gates(way: str, gates: float) -> None:
 
 
 @interpreter
+@pytest.mark.parametrize("way", ["chunk", "walk"])
+def test_a_gate_that_forgets_nearly_all_costs_the_later_ones_no_precision(way: str) -> None:
+    x = leaning(40, batch=1)
+    x["f"][:, 2], x["f"][:, 20] = -5e4, -5e4
+    assert_same(forward(x, way), expected(x), FORWARD)
+
+
+@interpreter
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("gate", ["exp", "sig"])
 def test_infinite_gates_and_empty_states(way: str, gate: str) -> None:
@@ -240,7 +248,9 @@ def test_the_golden_call_by_the_public_op() -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_good_as_rounding(way: str, dtype: torch.dtype) -> None:
-    x = cast(leaning(60, batch=1, dk=24, dv=30), dtype)
+    x = leaning(60, batch=1, dk=24, dv=30)
+    x["f"] = x["f"] + 5  # a long memory: most of h comes from the state
+    x = cast(x, dtype)
     exact = expected(x)
     found = forward(x, way)
     assert found[0].dtype == dtype and all(s.dtype == torch.float32 for s in found[1:])
