@@ -47,8 +47,13 @@ class LoadedTask:
 
 
 def load_data(task: Task, root: Path) -> LoadedTask:
-    """Load a task's labels and check its split. Raises DataMissing, ReadError, and SpecError when the split is not the pinned one."""
+    """Load a task's labels and check its rows and split.
+
+    Raises DataMissing, ReadError, and SpecError when rows do not fit the task or the split is not the pinned one.
+    """
     data = task.load(root)
+    if (misfit := task.misfit(data)) is not None:
+        raise SpecError(f"{task.id}: {misfit}")
     found = split_hash(data.records)
     if data.complete and task.split_sha256 and found != task.split_sha256:
         raise SpecError(

@@ -86,11 +86,13 @@ def _ours(name: str) -> Any:
 def _users(name: str) -> Adapter:
     module, _, attribute = name.partition(":")
     try:
-        adapter = getattr(import_module(module), attribute)()
+        made_by = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise SpecError(
-            f"adapter {name!r} could not be loaded: {error}; needed module:Class on the Python path"
+            f"adapter {name!r} could not be loaded: {error}; needed module:Class on the Python path: mine:Model for class Model "
+            "of a mine.py in this folder, with PYTHONPATH=. before the command"
         ) from None
+    adapter = made_by()
     lacking = [a for a in (*Adapter.__annotations__, "features") if not hasattr(adapter, a)]
     if lacking:
         raise SpecError(

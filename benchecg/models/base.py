@@ -11,6 +11,7 @@ class Mine:
     def features(self, recordings):
         return [Tokens(encode(r.signal), start_s=..., length_s=...) for r in recordings]
 
+r.signal is (leads, samples) in mV at r.rate; docs/MODELS.md has a whole one that runs.
 A torch network needs less: `benchecg.models.wrapped.Wrapped` does windows and times; docs/MODELS.md.
 """
 
@@ -41,6 +42,11 @@ class Tokens:
     length_s: np.ndarray
 
     def __post_init__(self) -> None:
+        for name in ("values", "start_s", "length_s"):
+            if not isinstance(given := getattr(self, name), np.ndarray):
+                raise ShapeError(
+                    f"token {name} is a {type(given).__name__}; needed numpy arrays: values (T, D), start_s and length_s (T,)"
+                )
         if self.values.ndim != 2 or not len(self.values):
             raise ShapeError(
                 f"token values have shape {self.values.shape}; needed (T, D) with at least one token a recording"

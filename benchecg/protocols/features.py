@@ -141,6 +141,11 @@ def _tokens(task: Task, data: TaskData, adapter: Adapter, block: list[int]) -> l
         raise ShapeError(
             f"adapter {adapter.id!r} gave {len(tokens)} features for {len(recordings)} recordings; needed one each"
         )
+    strange = next((t for t in tokens if not isinstance(t, Tokens)), None)
+    if strange is not None:
+        raise ShapeError(
+            f"adapter {adapter.id!r} gave a {type(strange).__name__} for a recording; needed a benchecg.models.Tokens"
+        )
     _one_width([t.values for t in tokens])
     return tokens
 

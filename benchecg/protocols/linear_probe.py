@@ -102,7 +102,7 @@ def _validate(
 
 
 def metric_of(task: Task, truth: np.ndarray, score: np.ndarray, valid: np.ndarray) -> float | None:
-    """The task's own metric of these units, None where it is undefined."""
+    """The task's own metric of these units, None where it is undefined. Raises SpecError when the kind does not compute it."""
     stat = statistic(
         task.kind,
         truth=truth,
@@ -112,7 +112,12 @@ def metric_of(task: Task, truth: np.ndarray, score: np.ndarray, valid: np.ndarra
         classes=task.classes,
         class_sets=task.class_sets,
     )
-    value = stat.point()[task.metric]
+    point = stat.point()
+    if task.metric not in point:
+        raise SpecError(
+            f"{task.id}: the metric is {task.metric!r}; needed one that kind {task.kind!r} computes: {', '.join(point)}"
+        )
+    value = point[task.metric]
     return None if np.isnan(value) else value
 
 

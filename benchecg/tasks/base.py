@@ -170,6 +170,22 @@ class Task:
     defects: tuple[str, ...] = ()
     shared_patients: bool = False
 
+    def misfit(self, data: TaskData) -> str | None:
+        """What a loader got wrong about its own rows, that would give wrong scores in silence; None when they fit."""
+        n, lengths = len(data.record), (len(data.time_s), len(data.label))
+        if lengths != (n, n):
+            return f"record has {n} rows, time_s {lengths[0]}, label {lengths[1]}; needed one row a unit in each"
+        if n and ((np.diff(data.record) < 0).any() or data.record[0] < 0 or data.record[-1] >= len(data.records)):
+            return f"record goes from {data.record[0]} to {data.record[-1]}; needed ascending indices into {len(data.records)} records"
+        odd = next((r for r in data.records if r.split not in SPLITS), None)
+        if odd is not None:
+            return f"record {odd.id} has split {odd.split!r}; needed one of {', '.join(SPLITS)}"
+        if self.kind in ("multiclass", "binary"):
+            unknown = sorted({str(v) for v in np.unique(data.label) if v not in range(len(self.classes))})
+            if unknown:
+                return f"label holds {', '.join(unknown[:5])}; needed class indices 0 to {len(self.classes) - 1}"
+        return None
+
     def counts(self, data: TaskData, *splits: str) -> dict[str, int]:
         """Units of each class in the given splits; of a number, only how many ("units")."""
         label = data.label[data.in_split(*splits)]

@@ -64,3 +64,17 @@ class Forgetful(MeanAdapter):
     def features(self, recordings):
         shift = np.float32(1e-5 * self.calls)
         return [Tokens(t.values + shift, t.start_s, t.length_s) for t in super().features(recordings)]
+
+
+class BrokenConstructor(MeanAdapter):
+    """A user's class with a bug of its own."""
+
+    def __init__(self):
+        self.own_bug.value = 1
+
+
+class Arrays(MeanAdapter):
+    """Bare arrays where Tokens are needed."""
+
+    def features(self, recordings):
+        return [t.values for t in super().features(recordings)]

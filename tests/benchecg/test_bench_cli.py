@@ -226,3 +226,8 @@ def test_validate_adapter_exits_1_on_a_broken_promise(cli):
     assert cli("validate-adapter", "majority", "--long-s", 5).exit_code == 0
     broken = cli("validate-adapter", "bench_data:Forgetful", "--long-s", 5)
     assert broken.exit_code == 1 and "FAIL the same input twice" in broken.output
+
+
+def test_the_module_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "benchecg", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: benchecg ")

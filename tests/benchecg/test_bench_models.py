@@ -134,3 +134,20 @@ def test_every_listed_model_loads():
     for name in MODELS:
         adapter = load_adapter(name)
         assert adapter.id == name and all(hasattr(adapter, a) for a in Adapter.__annotations__)
+
+
+def test_tokens_that_are_no_arrays_are_refused_by_name():
+    with pytest.raises(ShapeError, match="token start_s is a float; needed numpy arrays"):
+        Tokens(np.ones((1, 2), np.float32), start_s=0.0, length_s=np.ones(1))
+
+
+def test_a_users_class_that_is_not_found_says_where_it_is_looked_for():
+    with pytest.raises(SpecError, match=r"PYTHONPATH=\."):
+        load_adapter("no_such_module:Model")
+    with pytest.raises(SpecError, match="no attribute 'Nope'"):
+        load_adapter("bench_data:Nope")
+
+
+def test_a_bug_in_a_users_constructor_is_not_called_a_missing_module():
+    with pytest.raises(AttributeError, match="own_bug"):
+        load_adapter("bench_data:BrokenConstructor")

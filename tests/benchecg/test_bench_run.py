@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench_data import MeanAdapter
+from bench_data import Arrays, MeanAdapter
 
 from benchecg.comparing import compare
 from benchecg.models import Tokens
@@ -323,3 +323,35 @@ def test_a_file_that_is_no_prediction_table_is_refused(tmp_path):
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(ReadError, match="needed a Parquet table of predictions"):
         read_predictions(path)
+
+
+def test_an_adapter_that_gives_arrays_is_told_what_is_needed(small_code15, tmp_path):
+    with pytest.raises(ShapeError, match=r"gave a ndarray for a recording; needed a benchecg\.models\.Tokens"):
+        run(load_data(load_task("open-sex"), small_code15), Arrays(), out=tmp_path)
+
+
+def test_a_metric_that_the_kind_lacks_is_named_with_those_it_has(small_code15, tmp_path):
+    task = replace(load_task("open-sex"), metric="auc")
+    with pytest.raises(SpecError, match="metric is 'auc'; needed one that kind 'binary' computes: auroc"):
+        run(load_data(task, small_code15), MeanAdapter(), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda d: {"record": d.record[::-1]}, "needed ascending indices into 200 records"),
+        (lambda d: {"record": d.record + 1}, "record goes from 1 to 200; needed ascending indices"),
+        (lambda d: {"time_s": d.time_s[1:]}, "record has 200 rows, time_s 199, label 200"),
+        (lambda d: {"label": d.label * 2}, "label holds 2; needed class indices 0 to 1"),
+        (lambda d: {"label": d.label.astype(str)}, "label holds 0, 1; needed class indices 0 to 1"),
+        (
+            lambda d: {"records": (replace(d.records[0], split="valid"), *d.records[1:])},
+            "has split 'valid'; needed one of",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused_not_scored(wrong, says, small_code15):
+    task = load_task("open-sex")
+    broken = replace(task, load=lambda root: replace(data := task.load(root), **wrong(data)))
+    with pytest.raises(SpecError, match=says):
+        load_data(broken, small_code15)
