@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.readme import PAGES, README, rendered
+from benchecg.models import load_adapter
+from benchecg.running import load_data, run
+from benchecg.validation import validate_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,3 +49,29 @@ def test_nothing_speaks_of_a_machine_or_an_index() -> None:
         text = path.read_text()
         assert not re.search(r"/(home|root|work|Users)/\w", text), path
         assert "index-url" not in text and "pypi-more" not in text, path
+
+
+def _of_page(page: str, heading: str) -> dict:
+    section = (ROOT / "docs" / page).read_text().split(f"## {heading}")[1]
+    names: dict = {"__name__": page}
+    exec(compile(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0], page, "exec"), names)
+    return names
+
+
+def test_the_model_of_the_models_page_keeps_the_contract() -> None:
+    model = _of_page("MODELS.md", "Your own model")["MeanStd"]()
+    assert [c for c in validate_adapter(model, long_s=30) if not c.passed] == []
+
+
+def test_the_task_of_the_task_page_gives_a_score(tmp_path: Path) -> None:
+    task = _of_page("ADDING_A_TASK.md", "A whole task")["TASK"]
+    folder = tmp_path / "data" / "fast-rate"
+    folder.mkdir(parents=True)
+    t, lines = np.arange(200) / 100, ["id,patient,fast"]
+    for i in range(140):
+        lines.append(f"r{i},p{i // 2},{i % 2}")
+        rows = "".join(f"{a:.2f},{b:.3f}\n" for a, b in zip(t, np.sin((8 + 12 * (i % 2)) * t)))
+        (folder / f"r{i}.csv").write_text("time_s,II (mV)\n" + rows)
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    loaded = load_data(task, tmp_path / "data")
+    assert run(loaded, load_adapter("majority"), out=tmp_path / "runs", resamples=10).headline["value"] == 0.5
