@@ -16,7 +16,9 @@ triton = pytest.importorskip("triton", reason="the package triton is not install
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
 
 SHARED_BYTES = 99 * 1024  # what a block may have on sm_86 and sm_89, the least of the GPUs served
-SPILL_BYTES = 16  # a thread; four words hide behind any product
+# A thread. Measured with triton 3.9: 0 nearly everywhere, 40 for float16 (512, 512) on sm_80; heads that are no multiple of 16 are read
+# entry by entry and masked, which costs up to 144.
+SPILL_BYTES, SPILL_BYTES_ODD = 48, 160
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 STATES = ("C0", "n0", "m0", "C", "n", "m", "tops", "last_C", "last_n", "last_m")
 SEQUENCES = ("q", "k", "v", "i", "f", "h", "out")
@@ -107,7 +109,7 @@ def check(target: int, dtype: torch.dtype, head: tuple[int, int], folder: Path, 
         line = f"sm_{target} {str(dtype)[6:]} {head} {name} {tile.sizes} {tile.warps} warps: "
         line += f"{shared} B shared, {registers} registers, {spilled} B spilled"
         print(line)
-        if shared > SHARED_BYTES or spilled > SPILL_BYTES:
+        if shared > SHARED_BYTES or spilled > (SPILL_BYTES_ODD if any(d % 16 for d in head) else SPILL_BYTES):
             wrong.append(line)
     assert not wrong, "\n".join(wrong)
 
