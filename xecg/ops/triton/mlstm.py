@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -32,10 +30,10 @@ def forward(*args: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def backward(*args: Any, **options: Any) -> tuple[Tensor | None, ...]:
-    """As xecg.ops.reference.mlstm.backward, by its Triton kernel where there is one, else by the reference itself."""
-    place = "xecg.ops.triton._mlstm_backward"
-    module = import_module(place if find_spec(place) else "xecg.ops.reference.mlstm")
-    return module.backward(*args, **options)  # type: ignore[no-any-return]
+    """As xecg.ops.reference.mlstm.backward. Not yet run on a GPU."""
+    from xecg.ops.triton import _mlstm_backward
+
+    return _mlstm_backward.backward(*args, **options)
 
 
 def step_(*args: Any, **options: Any) -> None:
