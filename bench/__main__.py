@@ -197,6 +197,25 @@ def score_length(data: Path, out: Path | None, models: tuple[str, ...]) -> None:
         write_json(out, result)
 
 
+@main.command("intervals")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the coverages here.")
+@click.option("--repeats", default=1.0, show_default=True, help="Of the number of simulated studies.")
+def study_intervals(out: Path | None, repeats: float) -> None:
+    """Simulate how often bootstrap intervals over patients hold the truth: some ten minutes on one thread."""
+    from bench import intervals
+    from xecg.io.atomic import write_json
+
+    result = intervals.study(repeats=repeats, report=lambda row: click.echo(_coverage(row)))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+
+
+def _coverage(row: dict) -> str:
+    share = f"{100 * row['coverage']:5.1f} ± {100 * row['standard_error']:.1f} %"
+    return f"{row['population']:6s} {row['clusters']:5,d} patients  {row['method']:18s} {share}  mean width {row['width']:.3f}"
+
+
 @main.command()
 def readme() -> None:
     """Write the tables of README and docs from the JSON under bench/results."""

@@ -261,13 +261,17 @@ def _progress(label: str) -> Callable[[Iterable], Iterable]:
 
 
 def _line(result: Result) -> str:
+    from benchecg.stats import simulated_coverage
+
     where = f"{result.task['id']:<18} {result.model['id']:<14}"
     if result.headline is None:
         return f"{where} no score: {result.reason}"
     h = result.headline
     marks = [note.partition(":")[0] for note in result.notes if note.partition(":")[0].isupper()]
     value = f"{result.task['metric']} {_number(h['value'])} [{_number(h['low'])}, {_number(h['high'])}]"
+    held = None if h["low"] is None else simulated_coverage(result.task["kind"], result.support["patients"])
     support = f"{result.support['units']:,} units, {result.support['patients']:,} patients"
+    support += "" if held is None else f" (such intervals held {held:.0%} in simulation)"
     return f"{where} {value}  {support}, {result.cost['wall_s']:.1f} s{''.join(f'  {m}' for m in marks)}"
 
 

@@ -11,6 +11,7 @@ from benchecg.metrics import confusion, macro, peak_record_f1, precision_recall_
 from benchecg.metrics.statistic import predicted_class
 from benchecg.predictions import Predictions
 from benchecg.profiles import profile_of
+from benchecg.stats import Estimate, coverage_note
 from benchecg.subgroups import subgroup_table
 
 __all__ = ["FEW_CLUSTERS", "FEW_POSITIVES", "score"]
@@ -31,7 +32,7 @@ def score(predictions: Predictions) -> dict[str, Any]:
         "confusion": _confusion(predictions),
         "per_record": _per_record(predictions),
         "subgroups": subgroup_table(predictions, estimates[predictions.facts.metric]) if profile.subgroups else [],
-        "warnings": _warnings(predictions, support, {n: e.undefined for n, e in estimates.items()}),
+        "warnings": _warnings(predictions, support, estimates),
     }
 
 
@@ -108,8 +109,11 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _warnings(p: Predictions, support: dict[str, Any], undefined: dict[str, float]) -> list[str]:
+def _warnings(p: Predictions, support: dict[str, Any], estimates: dict[str, Estimate]) -> list[str]:
     lines = []
+    note = coverage_note(p.facts.kind, support["patients"])
+    if note and estimates[p.facts.metric].low is not None:
+        lines.append(note)
     if support["patients"] < FEW_CLUSTERS:
         lines.append(f"only {support['patients']} patients (fewer than {FEW_CLUSTERS}): read every interval with care")
     for name, n in support["classes"].items():
@@ -119,7 +123,7 @@ def _warnings(p: Predictions, support: dict[str, Any], undefined: dict[str, floa
             lines.append(f"class {name} comes from only {n['patients']} patients (fewer than {FEW_CLUSTERS})")
     if support["without_prediction"]:
         lines.append(f"{support['without_prediction']} units have no prediction and count as wrong")
-    for name, share in undefined.items():
+    for name, share in ((n, e.undefined) for n, e in estimates.items()):
         stem = name.partition("/")[0]
         if share > _OFTEN_UNDEFINED and (name == p.facts.metric or stem in ("f1", "auroc")):
             lines.append(f"{name} is undefined in {share:.0%} of the resamples; means leave it out there")

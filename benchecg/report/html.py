@@ -13,6 +13,7 @@ from benchecg.report.figures import calibration_figure, cost_figure, label_figur
 from benchecg.report.names import interval, metric_name, number, table
 from benchecg.report.plot import interval_plot
 from benchecg.results import Result, suite_score
+from benchecg.stats import coverage_note
 from benchecg.subgroups import FEW_PATIENTS, FEW_UNITS
 from benchecg.tasks import SUITE
 
@@ -219,7 +220,14 @@ def _plot(scored: list[Result]) -> str:
     rows = [(r.model["id"], dict(r.headline or {})) for r in scored]
     task = scored[0].task
     arrow = "higher" if task["higher_is_better"] else "lower"
-    return f"<figure>{interval_plot(rows)}<figcaption>{metric_name(task['metric'])}: {arrow} is better</figcaption></figure>\n"
+    caption = f"{metric_name(task['metric'])}: {arrow} is better{_held(scored[0])}"
+    return f"<figure>{interval_plot(rows)}<figcaption>{caption}</figcaption></figure>\n"
+
+
+def _held(result: Result) -> str:
+    """What few patients do to an interval, said beside it."""
+    note = coverage_note(result.task["kind"], result.support["patients"])
+    return "" if note is None or (result.headline or {})["low"] is None else f". {escape(note)}"
 
 
 def _metrics(scored: list[Result]) -> str:
@@ -321,7 +329,8 @@ def _method(results: Sequence[Result]) -> str:
         "One head on frozen features, the same grid of settings for every model, chosen on validation only; the test set is "
         "read once. Where a model's name ends in +finetune its encoder is trained, too, by one grid for all.",
         f"Intervals: {first.bootstrap['resamples']:,} resamples of patients with replacement, seed {first.bootstrap['seed']}, "
-        "percentiles. They cover the choice of patients, not of random seeds. A class undefined in a resample leaves its mean.",
+        "percentiles. They cover the choice of patients, not of random seeds; from fewer than 50 patients they are too narrow, "
+        "and what such intervals held in simulation stands beside them. A class undefined in a resample leaves its mean.",
         "A class with neither truth nor prediction has no F1 and is left out; a class present but never predicted has F1 = 0.",
         f"Subgroups: intervals from resampling the group's own patients; few: fewer than {FEW_UNITS} units or {FEW_PATIENTS} "
         "patients, not to be read as a difference. Classes that a group lacks leave its mean: means over other classes do not "
