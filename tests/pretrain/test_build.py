@@ -237,3 +237,46 @@ def test_parts_of_another_front_end_are_made_anew(source: Path, tmp_path: Path) 
     build_corpus([source], tmp_path / "out", SPEC, part=2)
     build_corpus([source], tmp_path / "fresh", SPEC, part=2)
     same_store(tmp_path / "fresh", tmp_path / "out")
+
+
+@pytest.mark.parametrize("out", ["", "store"])
+def test_a_build_into_a_folder_that_is_read_is_refused_and_writes_nothing(source: Path, out: str) -> None:
+    before = sorted(source.rglob("*"))
+    with pytest.raises(XECGError, match="needed a folder outside of it"):
+        build_corpus([source], source / out, SPEC)
+    assert sorted(source.rglob("*")) == before
+
+
+@pytest.mark.parametrize("theirs", ["parts/day1.hea", "notes.txt"])
+def test_a_build_leaves_a_folder_alone_that_holds_what_no_build_wrote(
+    source: Path, tmp_path: Path, theirs: str
+) -> None:
+    kept = tmp_path / "out" / theirs
+    kept.parent.mkdir(parents=True)
+    kept.write_text("theirs")
+    (tmp_path / "out" / "manifest.json").write_text("theirs too")
+    with pytest.raises(XECGError, match="which no build wrote"):
+        build_corpus([source], tmp_path / "out", SPEC)
+    assert kept.read_text() == "theirs"
+    assert (tmp_path / "out" / "manifest.json").read_text() == "theirs too"
+
+
+def test_a_store_survives_a_build_over_it_that_finds_nothing(source: Path, tmp_path: Path) -> None:
+    out, short = tmp_path / "out", tmp_path / "short"
+    build_corpus([source], out, SPEC)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "empty").mkdir()
+    write(short, "r", seed=1, duration_s=2.0)
+    for nothing in (tmp_path / "empty", short):
+        with pytest.raises(XECGError, match="needed recordings to train on"):
+            build_corpus([nothing], out, SPEC)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_damaged_report_is_said_before_the_training_not_after_it(source: Path, tmp_path: Path) -> None:
+    build_corpus([source], tmp_path / "store", SPEC)
+    (tmp_path / "store" / "report.json").write_text("{")
+    asked = ("--model", "tiny-causal", "--steps", 1, "--batch", 4)
+    result = invoke("pretrain", "--data", tmp_path / "store", "-o", tmp_path / "run", *asked)
+    assert result.exit_code == 1 and "report.json: report is damaged" in result.stderr
+    assert not (tmp_path / "run" / "teacher").exists()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,10 @@ __all__ = ["Report", "build_corpus", "read_patients", "read_report"]
 _WINDOW_S = 12.0  # of a training record at most; longer ones are cut
 _SHORTEST_S = 4.0  # a local view of 0.4 then has six tokens
 _FEWEST_VALID = 0.5  # share of valid samples of the best lead, below which a window is left out
+_FILES = frozenset(
+    ("parts", "counts.bin", "index.parquet", "manifest.json", "beats.npz", "patients.npy", "report.json")
+)
+_PART_NAME = re.compile(r"\d{6,}")
 _PART = 256  # recordings in a part: what a killed build does again
 
 
@@ -91,7 +96,8 @@ def build_corpus(
     are the folder's number, the path below it and the first second of the window.
 
     Called again after a kill it goes on, and ends with the same bytes. Raises XECGError where a file belongs to a benchmark:
-    by name before anything is written, by hash or shared samples before any of it is; no store is left then.
+    by name before anything is written, by hash or shared samples before any of it is; and, before anything is written, where
+    OUT lies in a folder that is read, or holds what no build wrote. A store that was in OUT stays until the new one is joined.
     """
     files = [(place, path) for place in folders for path in find_records(place)]
     for _, path in files:
@@ -102,13 +108,17 @@ def build_corpus(
                 "trained on. Name the folders to train on one by one, without this one; rename it if only its name is like theirs"
             )
     target = Path(out)
+    _check_place(target, folders)
+    if not files and not synthetic:
+        raise XECGError(
+            f"no recording in {', '.join(os.fspath(place) for place in folders)}; needed recordings to train on"
+        )
     spots = {os.fspath(place): f"{i}-{Path(place).resolve().name}" for i, place in enumerate(folders)}
     sources = [_Source(_name(spots[os.fspath(place)], Path(place), path), path) for place, path in files]
     sources += [_Source(f"synthetic/{seed}-{index:06d}", None, index) for index in range(synthetic)]
     gate = Gate(forbidden, compare, expected=len(files))
     builder = _Builder(spec, seed, gate, patients or {}, reading)
     (target / "parts").mkdir(parents=True, exist_ok=True)
-    (target / "manifest.json").unlink(missing_ok=True)
     remove_stale(target)
     made = []
     for number, first in enumerate(range(0, len(sources), part)):
@@ -118,6 +128,7 @@ def build_corpus(
     if not builder.owners:
         shutil.rmtree(target / "parts")
         raise XECGError(f"no window of {_SHORTEST_S:g} s or more in {', '.join(spots)}; needed recordings to train on")
+    (target / "report.json").unlink(missing_ok=True)  # of a former build: what follows is whole only with its own
     windows = join_stores(target, made, spec_hash=spec.hash)
     _join_beats(target / "beats.npz", made)
     with replacing(target / "patients.npy") as temporary, open(temporary, "wb") as handle:
@@ -131,11 +142,35 @@ def build_corpus(
     return report
 
 
+def _check_place(target: Path, folders: Sequence[str | os.PathLike[str]]) -> None:
+    """A build removes OUT/parts and replaces a store in OUT: OUT is a store, a build's, or empty, and no recording's folder."""
+    place = target.resolve()
+    for source in map(Path, folders):
+        if source.is_dir() and place.is_relative_to(source.resolve()):
+            raise XECGError(
+                f"output {target} lies in {source}, which is read: the store's own files would be taken for recordings; "
+                "needed a folder outside of it"
+            )
+    entries = [path for path in place.iterdir() if not path.name.startswith(".")] if place.is_dir() else []
+    foreign = [path.name for path in entries if path.name not in _FILES]
+    if (place / "parts").is_dir():
+        foreign += [f"parts/{path.name}" for path in (place / "parts").iterdir() if not _PART_NAME.fullmatch(path.name)]
+    if foreign or (place.exists() and not place.is_dir()):
+        found = f"holds {sorted(foreign)[0]}, which no build wrote" if foreign else "is a file"
+        raise XECGError(f"output {target} {found}; needed a new or empty folder, or one that a build wrote")
+
+
 def read_report(folder: str | os.PathLike[str]) -> Report:
-    """The report of the build that wrote `folder`."""
-    data = json.loads((Path(folder) / "report.json").read_bytes())
-    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-    return Report(**values)
+    """The report of the build that wrote `folder`. Raises ReadError where it is damaged."""
+    place = Path(folder) / "report.json"
+    try:
+        data = json.loads(place.read_bytes())
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return Report(**values)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ReadError(
+            os.fspath(place), "report", f"damaged ({error})", "needed what a build wrote", "Build the store again."
+        ) from None
 
 
 def read_patients(table: str | os.PathLike[str]) -> dict[Path, str]:

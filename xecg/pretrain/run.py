@@ -50,8 +50,9 @@ def pretrain(
             running["board"] = progress.board(Path(out) / "tensorboard")
         builder = _Builder(group, synthetic, settings.seed, forbidden, compare)
         place = builder.place(folders, Path(out) / "corpus", spec_of(settings.model))
+        built = read_report(place)  # now: what is wrong with it is not said after the last step
         done = train(settings, Corpus(place), out, device=device, stop=stop, **running)
-    return read_report(place), done
+    return built, done
 
 
 def distill(
@@ -87,8 +88,9 @@ def distill(
             taught = Corpus(builder.place(folders, Path(out) / "teacher-corpus", teacher.spec))
         corpus = Corpus(place)
         goal = Distillation(settings, corpus, group.device, teacher=teacher, taught=taught, look_ahead=look_ahead)
+        built = read_report(place)
         done = train(settings, corpus, out, objective=goal, device=device, stop=stop, **running)
-    return read_report(place), done
+    return built, done
 
 
 def spec_of(model: str) -> SignalSpec:
