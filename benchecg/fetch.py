@@ -135,9 +135,11 @@ def _inside(folder: Path, path: str) -> Path:
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to something weaker."""
+    """Follows redirects to web servers, but never from https to something weaker."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(("http:", "https:")):
+            raise urllib.error.HTTPError(newurl, code, "redirected away from the web", headers, fp)
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise urllib.error.HTTPError(newurl, code, "redirected away from https", headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -195,7 +197,7 @@ class _Session:
                 )
 
     def _until_whole(self, url: str, size: Callable[[], int], sink: Callable[[Any], None]) -> None:
-        failures, before = 0, self.received
+        failures, most = 0, size()
         while True:
             try:
                 with self._open(self._request(url, size()), timeout=_TIMEOUT_S) as response:
@@ -209,10 +211,14 @@ class _Session:
                 if error.code < 500 and error.code not in (408, 429):
                     raise OSError(f"{url}: the server says {error.code} {error.reason}") from None
                 reason: Exception = error
+            except ReadError:  # a ValueError too
+                raise
             except (OSError, http.client.HTTPException) as error:
                 reason = error
-            failures = 0 if self.received > before else failures + 1
-            before = self.received
+            except ValueError as error:  # an address or a number that is none, as the server wrote it
+                raise OSError(f"{url}: the server's answer is not understood: {error}") from None
+            held = size()  # what is not held is asked for again: bytes that came and were thrown away are no progress
+            failures, most = (0, held) if held > most else (failures + 1, most)
             if failures >= _ATTEMPTS:
                 raise OSError(
                     f"{url}: {failures} attempts brought nothing ({reason}); the same command goes on from here later"

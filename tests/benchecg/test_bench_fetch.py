@@ -31,8 +31,10 @@ class _Server:
         self.files = dict(FILES)
         self.sums = self.of(FILES)
         self.cut: int | None = None
+        self.cut_sums = False
         self.ranges = True
         self.status: int | None = None
+        self.location: str | None = None
         self.asked: list[tuple[str, str | None]] = []
         outer = self
 
@@ -61,6 +63,11 @@ class _Server:
         if self.status or content is None:
             request.send_error(self.status or 404)
             return
+        if self.location is not None:
+            request.send_response(302)
+            request.send_header("Location", self.location)
+            request.end_headers()
+            return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
         if start and start >= len(content):
             request.send_error(416)
@@ -71,7 +78,7 @@ class _Server:
             request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         request.end_headers()
         body = content[start:]
-        request.wfile.write(body if self.cut is None or name == SUMS else body[: self.cut])
+        request.wfile.write(body if self.cut is None or (name == SUMS and not self.cut_sums) else body[: self.cut])
 
 
 @pytest.fixture
@@ -266,3 +273,19 @@ def test_every_data_set_is_downloaded_or_explained():
     assert folders <= SOURCES.keys() | STEPS.keys() and not SOURCES.keys() & STEPS.keys()
     for source in SOURCES.values():
         assert source.url.startswith("https://") and source.url.endswith("/")
+
+
+@pytest.mark.parametrize("part", ["list", "file"])
+def test_a_server_that_always_cuts_what_cannot_be_resumed_is_given_up(server, tmp_path, part: str) -> None:
+    server.cut, server.ranges, server.cut_sums = 10, False, part == "list"
+    with pytest.raises(OSError, match="attempts brought nothing"):
+        fetch(_source(server), tmp_path, accept_licence=True, pause_s=1e-4)
+    assert len(server.asked) < 12
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "ftp://127.0.0.1:9/x", "file:///etc/hostname"])
+def test_a_redirect_to_no_web_server_is_refused_in_words(server, tmp_path, location: str) -> None:
+    server.location = location
+    with pytest.raises(OSError, match=r"not understood|away from the web|not allowed"):
+        fetch(_source(server), tmp_path, accept_licence=True, pause_s=1e-4)
+    assert len(server.asked) == 1
