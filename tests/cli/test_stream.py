@@ -145,3 +145,14 @@ def test_a_damaged_state_file_is_refused(record: Path, tmp_path: Path) -> None:
             read_blobs(state)
     refused = run("stream", record, "--state", state)
     assert refused.exit_code == 1 and "checksum" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--chunk", "nan"), ("--chunk", "inf"), ("--rate", "nan"), ("--rate", "inf"), ("--state-every", "nan"),
+     ("--raw-gain", "nan"), ("--raw-gain", "inf"), ("--raw-gain", "1e-300"), ("--context", "nan"), ("--hop", "inf")],
+)  # fmt: skip
+def test_a_number_that_is_none_is_a_usage_error(flags: tuple[str, str]) -> None:
+    result = CliRunner().invoke(main, ["stream", "-", *flags], input=b"")
+    assert result.exit_code == 2
+    assert flags[0] in result.stderr and ("finite" in result.stderr or "not in the range" in result.stderr)

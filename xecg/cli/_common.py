@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["print_json", "printable", "reading_options"]
+__all__ = ["Finite", "print_json", "printable", "reading_options"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+
+class Finite(click.FloatRange):
+    """A range of floats without nan, which passes every comparison, and without infinity, which no sample count is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
 _READING = (
-    click.option(
-        "--rate", type=click.FloatRange(min=0, min_open=True), help="Sampling rate in Hz, where the file has none."
-    ),
+    click.option("--rate", type=Finite(min=0, min_open=True), help="Sampling rate in Hz, where the file has none."),
     click.option("--unit", help="Unit of the samples (mV, uV, V), where the file has none."),
     click.option("--leads", help="Lead names in the file's order, comma separated, where the file has none."),
     click.option("--partial", is_flag=True, help="Read what is there of a truncated file and mask the rest."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from xecg.cli._common import print_json, printable
+from xecg.cli._common import Finite, print_json, printable
 
 if TYPE_CHECKING:
     from xecg.pretrain.build import Report
@@ -28,11 +28,11 @@ _OPTIONS = (
     click.option("--config", help="YAML file of settings, or a preset; options given beside it come before it."),
     click.option("--steps", type=click.IntRange(1), default=1000, show_default=True),
     click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Records a step, over all processes."),
-    click.option("--rate", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True, help="Learning rate."),
+    click.option("--rate", type=Finite(0, 1, min_open=True), default=1e-3, show_default=True, help="Learning rate."),
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--synthetic", type=click.IntRange(0), default=0, show_default=True, help="Simulated records to add."),
-    click.option("--few-leads", type=click.FloatRange(0, 1), default=0.0, help="Chance that a view keeps II and one lead."),
-    click.option("--stretch", type=click.FloatRange(0, 0.4), default=0.0, help="Largest change of a view's speed, 0.03 = 3 %."),
+    click.option("--few-leads", type=Finite(0, 1), default=0.0, help="Chance that a view keeps II and one lead."),
+    click.option("--stretch", type=Finite(0, 0.4), default=0.0, help="Largest change of a view's speed, 0.03 = 3 %."),
     click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True,
                  help="Of the encoder."),
     click.option("--forbid", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File of content hashes."),
@@ -42,12 +42,12 @@ _OPTIONS = (
                  help="Records at once in a process; 0 = its part."),
     click.option("--save-every", type=click.IntRange(1), default=100, show_default=True, help="Steps between states."),
     click.option("--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of the log."),
-    click.option("--held-out", type=click.FloatRange(0, 0.5), default=0.0, show_default=True,
+    click.option("--held-out", type=Finite(0, 0.5), default=0.0, show_default=True,
                  help="Share of patients that is kept for probes."),
     click.option("--probe-every", type=click.IntRange(0), default=0, show_default=True,
                  help="Steps between probes of held-out windows (heart rate, source); 0 = never."),
     click.option("--tensorboard", is_flag=True, help="Draw the log in OUTPUT/tensorboard too, where the package is installed."),
-    click.option("--max-memory", "max_memory_mb", type=click.FloatRange(0, min_open=True),
+    click.option("--max-memory", "max_memory_mb", type=Finite(0, min_open=True),
                  help="MB at which the run saves and stops."),
     click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from xecg.cli._common import print_json, printable, reading_options
+from xecg.cli._common import Finite, print_json, printable, reading_options
 
 __all__ = ["command"]
 
@@ -27,7 +27,7 @@ class _Context(click.ParamType):
         """ "record" → None."""
         if value is None or value == "record":
             return None
-        return click.FloatRange(min=0, min_open=True).convert(value, param, ctx)
+        return Finite(min=0, min_open=True).convert(value, param, ctx)
 
 
 @click.command("embed")
@@ -36,9 +36,7 @@ class _Context(click.ParamType):
     "--model", "-m", "model_name", default="tiny", show_default=True, help="A shipped model or a checkpoint folder."
 )
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The Parquet table to write.")
-@click.option(
-    "--window", "window_s", type=click.FloatRange(min=0, min_open=True), help="Seconds a row. Default: a row a record."
-)
+@click.option("--window", "window_s", type=Finite(min=0, min_open=True), help="Seconds a row. Default: a row a record.")
 @click.option(
     "--context",
     "context_s",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xecg.cli._common import printable
+from xecg.cli._common import Finite, printable
 from xecg.cli._training import finish, progress_of, running, settings_of, training_options
 
 __all__ = ["command"]
@@ -17,9 +17,7 @@ __all__ = ["command"]
 @click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @training_options
 @click.option("--model", default="tiny", show_default=True, help="Preset to train: base, tiny or tiny-causal.")
-@click.option(
-    "--expansion", type=click.FloatRange(0), default=0.1, show_default=True, help="Weight of the coding rate."
-)
+@click.option("--expansion", type=Finite(0), default=0.1, show_default=True, help="Weight of the coding rate.")
 @click.option(
     "--scope",
     type=click.Choice(["global", "local"]),
@@ -34,13 +32,11 @@ __all__ = ["command"]
     show_default=True,
     help="Compare views of one window, or also of two windows of a patient.",
 )
-@click.option("--auxiliary", type=click.FloatRange(0), default=0.0, show_default=True, help="Weight of the beat heads.")
+@click.option("--auxiliary", type=Finite(0), default=0.0, show_default=True, help="Weight of the beat heads.")
 @click.option(
     "--repeat-real", type=click.IntRange(1), default=1, show_default=True, help="Visits of a real window an epoch."
 )
-@click.option(
-    "--mask-chance", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Of a view to be masked."
-)
+@click.option("--mask-chance", type=Finite(0, 1), default=1.0, show_default=True, help="Of a view to be masked.")
 @click.option("--local-views", type=click.IntRange(0), default=4, show_default=True, help="Short views of a record.")
 @click.option("--report", "only_report", is_flag=True, help="Write OUTPUT/report.html of a run that is there, and end.")
 @click.pass_context

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xecg.cli._common import reading_options
+from xecg.cli._common import Finite, reading_options
 
 if TYPE_CHECKING:
     from xecg.model import XECG
@@ -51,7 +51,7 @@ _WINDOW = {
 @click.option("--listen", help="Serve clients at unix:PATH or 127.0.0.1:PORT instead of reading a file.")
 @click.option(
     "--raw-gain",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=1e-6, max=1e9),
     help="Standard input is int16, little-endian, all leads of a sample together, so many counts per mV.",
 )
 @click.option("--capacity", type=click.IntRange(min=1), default=1024, show_default=True, help="Streams at once.")
@@ -63,14 +63,12 @@ _WINDOW = {
     show_default=True,
     help="Token by token; or, for models that look ahead, windows that are encoded anew at every hop.",
 )
-@click.option(
-    "--context", "context_s", type=click.FloatRange(min=0), help="Seconds before a window's tokens. Default: 8."
-)
-@click.option("--hop", "hop_s", type=click.FloatRange(min=0, min_open=True), help="Seconds of its tokens. Default: 1.")
-@click.option("--look-ahead", "look_ahead_s", type=click.FloatRange(min=0), help="Seconds after them. Default: 1.")
+@click.option("--context", "context_s", type=Finite(min=0), help="Seconds before a window's tokens. Default: 8.")
+@click.option("--hop", "hop_s", type=Finite(min=0, min_open=True), help="Seconds of its tokens. Default: 1.")
+@click.option("--look-ahead", "look_ahead_s", type=Finite(min=0), help="Seconds after them. Default: 1.")
 @click.option("--measure-parity", is_flag=True, help="Compare the windows' tokens with those of the whole record.")
 @click.option("--head", "heads", multiple=True, help="A binary or multilabel head of tokens; may be repeated.")
-@click.option("--chunk", "chunk_s", type=click.FloatRange(min=0.001), default=1.0, help="Seconds a push. Default: 1.")
+@click.option("--chunk", "chunk_s", type=Finite(min=0.001), default=1.0, help="Seconds a push. Default: 1.")
 @click.option("--speed", type=_Speed(), default="max", show_default=True, help="max, or a factor of real time: 1.")
 @click.option("--vectors/--no-vectors", default=True, show_default=True, help="Print the tokens' vectors.")
 @click.option("--quiet", "-q", is_flag=True, help="Print no tokens and no events, only the first and last line.")
@@ -80,7 +78,7 @@ _WINDOW = {
 @click.option(
     "--state", type=click.Path(path_type=Path), help="Keep the stream's state here; go on from it if it exists."
 )
-@click.option("--state-every", type=click.FloatRange(min=0), default=10.0, help="Seconds. Default: 10.")
+@click.option("--state-every", type=Finite(min=0), default=10.0, help="Seconds. Default: 10.")
 @reading_options
 def command(*, file: Path | None, speed: float, chunk_s: float, reading: dict[str, Any], **options: Any) -> None:
     """Play FILE chunk by chunk through a stream; print tokens, events and beats as JSON lines, then a summary.
