@@ -124,15 +124,31 @@ def test_every_wrong_argument_is_refused_as_without_quick_steps_and_nothing_is_w
 
 
 @each_op
-def test_autograd_hears_that_the_state_was_overwritten(op: str, served: list[bool]) -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_autograd_hears_that_every_tensor_was_overwritten(
+    op: str, quick: bool, served: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     step, arguments = CASES[op]()
-    kept = _tensors(arguments)[0]
-    weight = torch.ones_like(kept, requires_grad=True)
-    product = (weight * kept).sum()
-    step(**arguments)
-    assert served == [True]
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        product.backward()
+    for place in range(len(_tensors(arguments))):
+        again = _copy(arguments)
+        kept = _tensors(again)[place]
+        weight = torch.ones_like(kept, requires_grad=True)
+        product = (weight * kept).sum()
+        with monkeypatch.context() as patch:
+            if not quick:
+                _refuse_quick(patch)
+            step(**again)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
+    assert served == [True] * len(_tensors(arguments)) * quick
+
+
+@each_op
+@pytest.mark.parametrize("wrong", [1.0, [0.0]])
+def test_an_output_that_is_no_tensor_is_refused_in_words(op: str, wrong: object) -> None:
+    step, arguments = CASES[op]()
+    with pytest.raises(ShapeError, match=r"out is .*needed a tensor"):
+        step(**arguments | {"out": wrong})
 
 
 @each_op

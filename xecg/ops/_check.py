@@ -31,6 +31,8 @@ def tensor(op: str, argument: str, x: Tensor, form: str, types: tuple[torch.dtyp
 
 def like(op: str, argument: str, x: Tensor, shape: tuple[int, ...], form: str, beside: Tensor) -> None:
     """x has exactly `shape` (written as `form`) and lives where `beside` lives."""
+    if not isinstance(x, Tensor):
+        fail(op, argument, type(x).__name__, f"a tensor {form}")
     if tuple(x.shape) != shape:
         fail(op, argument, f"of shape {tuple(x.shape)}", f"{form} = {shape}")
     if x.device != beside.device:

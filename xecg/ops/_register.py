@@ -24,7 +24,15 @@ def define(schema: str, implementation: Callable[..., Any], fake: Callable[..., 
 
 def define_in_place(schema: str, implementation: Callable[..., None]) -> None:
     """Register an op that writes its `Tensor(a!)` arguments and returns nothing; it has no gradient."""
-    define(schema, implementation, lambda *args, **kwargs: None)
+    arguments = schema[schema.index("(") + 1 : schema.rindex(") ->")].split(",")
+    written = [place for place, argument in enumerate(arguments) if "!" in argument]
+
+    def implementation_that_tells(*args: Any) -> None:
+        implementation(*args)
+        for place in written:  # torch counts the writes of its own ops only
+            torch.autograd.graph.increment_version(args[place])
+
+    define(schema, implementation_that_tells, lambda *args, **kwargs: None)
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
