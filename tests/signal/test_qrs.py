@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,3 +230,10 @@ def test_hours_without_a_beat_do_not_fill_the_memory():
     assert len(detector._judge.rejected) <= 256
     after = [*detector.push(np.tile(beats, 3)), *detector.flush()]
     assert len(after) > 40  # and it hears the heart again
+
+
+@pytest.mark.parametrize("wrong", ["abc", None, [[1.0, 2.0], [3.0]], np.ones(500, complex), np.ones(500, "M8[s]")])
+def test_what_is_no_array_of_real_numbers_is_refused_in_words(wrong: Any) -> None:
+    for call in (lambda: detect(wrong, 250.0), lambda: Detector(250.0).push(wrong)):
+        with pytest.raises(ShapeError, match="needed"):
+            call()

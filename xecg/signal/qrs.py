@@ -65,7 +65,7 @@ def detect(signal: np.ndarray, rate_hz: float) -> np.ndarray:
     Of several leads the first one whose beats stand out from its noise is used, or else the one where they do most.
     Raises ShapeError, SpecError.
     """
-    x = np.asarray(signal, dtype=np.float64)
+    x = _numbers("signal", signal)
     if x.ndim not in (1, 2):
         raise ShapeError(f"signal has shape {x.shape}; needed (n,) or (leads, n)")
     if x.ndim == 2:
@@ -77,6 +77,17 @@ def detect(signal: np.ndarray, rate_hz: float) -> np.ndarray:
         return np.array([*detector.push(x), *detector.flush()], dtype=np.int64)
     x = np.ascontiguousarray(x)
     return np.array(native.qrs(x.ctypes.data, len(x), *_plan(detector.rate_hz)), dtype=np.int64)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """float64. Raises ShapeError for what is no array of real numbers: complex values, text, rows of unequal length."""
+    try:
+        x = np.asarray(values)
+    except ValueError:
+        raise ShapeError(f"{name} has rows of unequal length; needed (n,) or (leads, n)") from None
+    if x.dtype.kind not in "fiu":
+        raise ShapeError(f"{name} is of type {x.dtype}; needed real numbers, in mV")
+    return x.astype(np.float64, copy=False)
 
 
 @lru_cache(maxsize=32)
@@ -137,7 +148,7 @@ class Detector:
 
     def push(self, samples: np.ndarray) -> list[int]:
         """Samples (n,) in mV, any n → the beats now decided. Raises ShapeError."""
-        x = np.asarray(samples, dtype=np.float64)
+        x = _numbers("samples", samples)
         if x.ndim != 1:
             raise ShapeError(f"samples has shape {x.shape}; needed (n,): one lead")
         if not len(x):
