@@ -156,3 +156,10 @@ def test_a_number_that_is_none_is_a_usage_error(flags: tuple[str, str]) -> None:
     result = CliRunner().invoke(main, ["stream", "-", *flags], input=b"")
     assert result.exit_code == 2
     assert flags[0] in result.stderr and ("finite" in result.stderr or "not in the range" in result.stderr)
+
+
+@pytest.mark.parametrize("option", ["--parquet", "--annotations", "--state"])
+def test_a_file_that_live_input_would_not_write_is_a_usage_error(option: str, tmp_path: Path) -> None:
+    flags = ("--raw-gain", "1000", "--rate", "250", "--leads", "II", option, str(tmp_path / "x.qrs"))
+    result = CliRunner().invoke(main, ["stream", "-", *flags], input=b"")
+    assert result.exit_code == 2 and f"{option} is not written" in result.stderr

@@ -99,6 +99,10 @@ def command(*, file: Path | None, speed: float, chunk_s: float, reading: dict[st
     if (file is None) == (options["listen"] is None) or (options["raw_gain"] is not None and str(file) != "-"):
         raise click.UsageError("name one FILE, or - for standard input (--raw-gain: raw), or --listen ADDRESS")
     if file is None or str(file) == "-":
+        unserved = ("parquet", "annotations") if options["raw_gain"] is None else ("parquet", "annotations", "state")
+        for name in unserved:
+            if options[name] is not None:
+                raise click.UsageError(f"--{name} is not written of this live input; leave it out, or name a FILE")
         _serve(reading["rate"], reading["leads"], chunk_s, options)
     else:
         _play(file, speed, chunk_s, reading, options)
