@@ -30,6 +30,7 @@ bool mlstm_step(py::handle q_, py::handle k_, py::handle v_, py::handle i_, py::
                       types.describe(m_, 2, m) && has_shape(m, B, H) && types.describe(out_, 3, out) && has_shape(out, B, H, DV);
     if (!fits || DK > mlstm_widest_head || DV > mlstm_widest_head) return false;
     if (!is_contiguous(C) || !is_contiguous(n) || !is_contiguous(m) || !is_contiguous(out)) return false;
+    if (!are_apart({&C, &n, &m, &out}, {&q, &k, &v, &i, &f})) return false;
     const double scale = scale_.is_none() ? std::pow(double(DK), -0.5) : scale_.cast<double>();
     run(MlstmStep{B, H, DK, DV, sig, float(scale), float(eps), DType::f32, heads(q), heads(k), heads(v), heads(i), heads(f),
                   data_of(C), data_of(n), data_of(m), data_of(out)});
@@ -49,6 +50,7 @@ bool slstm_step(py::handle x_, py::handle R_, py::handle b_, py::handle h_, py::
     const py::handle given[4] = {h_, c_, n_, m_};
     for (int s = 0; s < 4; ++s)
         if (!types.describe(given[s], 3, state[s]) || !has_shape(state[s], B, H, D) || !is_contiguous(state[s])) return false;
+    if (!are_apart({&state[0], &state[1], &state[2], &state[3], &out}, {&x, &R, &b})) return false;
     const SlstmShape shape{B, 1, H, D, nullptr, false, DType::f32};
     run(SlstmForward{shape, data_of<void>(x), x.strides[0], 0, x.strides[1], x.strides[2], data_of(R), data_of(b), nullptr,
                      data_of(state[0]), data_of(state[1]), data_of(state[2]), data_of(state[3]), data_of<void>(out), H * D, 0, D,
@@ -65,6 +67,9 @@ bool conv1d_step(py::handle x_, py::handle weight_, py::handle bias_, py::handle
     if (!bias_.is_none() && (!types.describe(bias_, 1, bias) || !has_shape(bias, C))) return false;
     if (!types.describe(state_, 3, state) || !has_shape(state, B, K - 1, C) || !is_contiguous(state)) return false;
     if (!types.describe(out_, 2, out) || !has_shape(out, B, C)) return false;
+    const bool apart =
+        bias_.is_none() ? are_apart({&state, &out}, {&x, &weight}) : are_apart({&state, &out}, {&x, &weight, &bias});
+    if (!apart) return false;
     run(Conv1dForward{Conv1dShape{B, 1, C, K, nullptr, false, silu, DType::f32}, data_of<void>(x), x.strides[0], 0,
                       data_of(weight), bias_.is_none() ? nullptr : data_of(bias), data_of(state), data_of<void>(out),
                       out.strides[0], 0, data_of(state)});

@@ -91,6 +91,34 @@ bool has_shape(const dlpack::Tensor& t, Sizes... sizes) {
     return ((t.shape[d++] == int64_t(sizes)) && ...);
 }
 
+// Addresses from the first to behind the last element.
+struct Extent {
+    uintptr_t begin, end;
+};
+inline Extent extent(const dlpack::Tensor& t) {
+    int64_t low = 0, high = 0;
+    for (int32_t d = 0; d < t.ndim; ++d) (t.strides[d] < 0 ? low : high) += (t.shape[d] - 1) * t.strides[d];
+    const auto at = reinterpret_cast<uintptr_t>(data_of(t));
+    return {at + uintptr_t(low * 4), at + uintptr_t((high + 1) * 4)};
+}
+
+// Whether none of the written tensors shares memory with another one or with one that is read.
+template <size_t W, size_t R>
+bool are_apart(const dlpack::Tensor* const (&written)[W], const dlpack::Tensor* const (&read)[R]) {
+    Extent own[W];
+    for (size_t i = 0; i < W; ++i) {
+        own[i] = extent(*written[i]);
+        for (size_t j = 0; j < i; ++j)
+            if (own[i].begin < own[j].end && own[j].begin < own[i].end) return false;
+    }
+    for (size_t j = 0; j < R; ++j) {
+        const Extent other = extent(*read[j]);
+        for (size_t i = 0; i < W; ++i)
+            if (own[i].begin < other.end && other.begin < own[i].end) return false;
+    }
+    return true;
+}
+
 inline bool is_contiguous(const dlpack::Tensor& t) {
     int64_t expected = 1;
     for (int32_t d = t.ndim - 1; d >= 0; --d) {

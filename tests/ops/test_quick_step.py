@@ -199,3 +199,22 @@ def test_no_stream_and_an_absent_bias_are_legal(op: str) -> None:
         again = _copy(arguments)
         plain = step(**arguments | {"bias": None}).clone()
         torch.testing.assert_close(plain + again["bias"], step(**again))
+
+
+@each_op
+@pytest.mark.parametrize("quick", [True, False])
+def test_written_tensors_that_share_memory_are_refused(op: str, quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not quick:
+        _refuse_quick(monkeypatch)
+    step, good = CASES[op]()
+    state = good["state"]
+    small = state if isinstance(state, Tensor) else state[1]
+    shared = small.flatten()[: good["out"].numel()].view(good["out"].shape)
+    with pytest.raises(ShapeError, match="in the memory of"):
+        step(**good | {"out": shared})
+    source = next(name for name in ("v", "x") if name in good)
+    twin = good[source] if op != "slstm" else good[source].flatten()[: good["out"].numel()].view(good["out"].shape)
+    before = good[source].clone()
+    with pytest.raises(ShapeError, match="in the memory of"):
+        step(**good | {"out": twin})
+    assert torch.equal(good[source], before)

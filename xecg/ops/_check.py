@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xecg.errors import ShapeError
 
-__all__ = ["fail", "like", "lengths_of", "one_step", "tensor"]
+__all__ = ["apart", "fail", "like", "lengths_of", "one_step", "tensor"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -66,3 +66,20 @@ def lengths_of(op: str, lengths: Tensor | None, batch: int, steps: int, beside: 
 def one_step(x: Tensor) -> Tensor:
     """x with a time dimension of one step after the first; what is no tensor comes back, for `tensor` to refuse."""
     return x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() > 0 else x
+
+
+def apart(op: str, written: dict[str, Tensor], read: dict[str, Tensor | None]) -> None:
+    """No tensor that is overwritten shares memory with another of the call, as far as contiguous ones tell."""
+    if torch.compiler.is_compiling():
+        return
+    spans: dict[str, tuple[int, int]] = {}
+    for name, t in (*read.items(), *written.items()):
+        plain = type(t) in (Tensor, torch.nn.Parameter) and t is not None and t.device.type != "meta"
+        if t is None or not plain or not t.is_contiguous() or not t.numel():
+            continue
+        begin = t.data_ptr()
+        end = begin + t.numel() * t.element_size()
+        for other, (first, last) in spans.items():
+            if begin < last and first < end and (name in written or other in written):
+                fail(op, name, f"in the memory of {other}", f"memory of its own: {', '.join(written)} are overwritten")
+        spans[name] = (begin, end)

@@ -80,6 +80,7 @@ def causal_conv1d_step_(
     _check.like(_OP, "out", out, tuple(x.shape), "(B, C)", x)
     if out.dtype != x.dtype:
         _check.fail(_OP, "out", f"of type {out.dtype}", f"{x.dtype}, like x")
+    _check.apart(_OP, {"state": state, "out": out}, {"x": x, "weight": weight, "bias": bias})
     torch.ops.xecg.causal_conv1d_step_(x, weight, bias, state, out, activation == "silu")
     return out
 

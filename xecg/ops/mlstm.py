@@ -116,6 +116,8 @@ def mlstm_step_(
     _check.like(_OP, "out", out, tuple(v.shape), "(B, H, DV)", v)
     if out.dtype != v.dtype or not out.is_contiguous():
         _check.fail(_OP, "out", f"{out.dtype} with strides {out.stride()}", f"{v.dtype} like v, contiguous")
+    inputs = {"q": q, "k": k, "v": v, "i": i, "f": f}
+    _check.apart(_OP, {**dict(zip(MLSTMState._fields, state)), "out": out}, inputs)
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     torch.ops.xecg.mlstm_step_(q, k, v, i, f, *state, out, gate == "sig", scale, float(eps))
     return out

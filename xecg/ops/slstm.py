@@ -83,6 +83,7 @@ def slstm_step_(
     _check.like(_OP, "out", out, (B, H, D), "(B, H, D)", x)
     if out.dtype != x.dtype or not out.is_contiguous():
         _check.fail(_OP, "out", f"{out.dtype} with strides {out.stride()}", f"{x.dtype} like x, contiguous")
+    _check.apart(_OP, {**dict(zip(SLSTMState._fields, state)), "out": out}, {"x": x, "R": R, "b": b})
     torch.ops.xecg.slstm_step_(x, R, b, *state, out)
     return out
 

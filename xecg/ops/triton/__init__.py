@@ -31,6 +31,8 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str:
         return "TRITON_INTERPRET is set: Triton kernels take CPU tensors only"
     if not _installed():
         return "the package triton is not installed; run `pip install triton`, or keep another backend"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no NVIDIA GPU; it must be a build with CUDA, on a machine with a GPU and its driver"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         return "Triton kernels need an NVIDIA GPU of compute capability 8.0 or newer"
     if dtype not in _DTYPES:
