@@ -96,6 +96,7 @@ inline void stream_read(const FrontendStream& a, const StreamLanes& lanes, vec s
                 continue;
             }
             const int64_t at = lanes.patient[l] * a.x_patient + a.x_row[lanes.row[l]] + t0 + t;
+            if (!a.counts) prefetch(static_cast<const float*>(a.x) + at + W * a.n);
             block[l] = a.counts ? load_n(static_cast<const int16_t*>(a.x) + at, count)
                                 : load_n(static_cast<const float*>(a.x) + at, count);
         }
@@ -237,8 +238,15 @@ inline void stream_begin(const FrontendStream& a, StreamLanes& lanes, uint8_t* b
 inline void stream_recall(const float* state, const StreamLanes& lanes, int64_t depth, float* buffer) {
     for (int64_t t = 0; t < depth; t += W) {
         vec block[W];
-        for (int l = 0; l < W; ++l)
-            block[l] = l < lanes.used ? load_n(state + lanes.at[l] * depth + t, min_of(W, depth - t)) : zero();
+        for (int l = 0; l < W; ++l) {
+            if (l >= lanes.used) {
+                block[l] = zero();
+                continue;
+            }
+            const float* from = state + lanes.at[l] * depth + t;
+            prefetch(from + W * depth);  // of the lanes after these, where slots are neighbours
+            block[l] = load_n(from, min_of(W, depth - t));
+        }
         transpose(block);
         for (int k = 0; k < W; ++k) store(buffer + (t + k) * W, block[k]);
     }
