@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ def one_step(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if isinstance(x, Tensor) and x.dim() > 0 else x
 
 
-def apart(op: str, written: dict[str, Tensor], read: dict[str, Tensor | None]) -> None:
+def apart(op: str, written: Mapping[str, Tensor], read: Mapping[str, Tensor | None]) -> None:
     """No tensor that is overwritten shares memory with another of the call, as far as contiguous ones tell."""
     if torch.compiler.is_compiling():
         return
