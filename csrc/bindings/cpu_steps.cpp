@@ -1,7 +1,7 @@
 // Steps of xecg._cpu that take the tensors themselves: checks and call in one, for loops over single streams, where the checks in
 // Python cost more than the step. Each returns false, with nothing touched, for a call that it does not serve or that is wrong:
 // the public op then makes its checks and either takes the general way or says what is wrong. float32 only.
-#include "cpu_steps.h"
+#include "cpu.h"
 
 #include <cmath>
 

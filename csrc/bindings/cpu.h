@@ -1,4 +1,4 @@
-// What cpu.cpp and cpu_steps.cpp share: kernels run on the pool with the GIL released.
+// What the files of xecg._cpu share: kernels run on the pool with the GIL released, and what each file adds to the module.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -13,5 +13,6 @@ void run(const MlstmStep& a);
 void run(const SlstmForward& a);
 
 void define_steps(pybind11::module_& m);
+void define_qrs(pybind11::module_& m);
 
 }  // namespace xecg::bindings
