@@ -138,6 +138,11 @@ def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
 @click.option(
     "-t", "--task", "tasks", multiple=True, help="Task id; repeat for more. Default: every task that has data."
 )
+@click.option(
+    "--suite",
+    type=click.Choice(["open"]),
+    help="open: of the tasks that have data, those of sets that anyone may have.",
+)
 @click.option("-m", "--model", "models", multiple=True, help="Model; repeat for more. Default: all of ours.")
 @_data_option
 @click.option(
@@ -179,6 +184,7 @@ def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
 def run(
     ctx: click.Context,
     tasks: tuple[str, ...],
+    suite: str | None,
     models: tuple[str, ...],
     data: str | None,
     out: Path,
@@ -202,10 +208,12 @@ def run(
     from benchecg.running import run_folder, run_name
     from benchecg.tasks.base import data_root
 
+    if tasks and suite:
+        raise click.UsageError("--task and --suite both say which tasks; needed one of them")
     beside = parse_covariates(covariates)
     adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
     results = []
-    for loaded in _load_all(tasks, data_root(data), profile):
+    for loaded in _load_all(tasks, data_root(data), profile, of_open_sets=suite == "open"):
         plan = None if protocol != "finetune" else _plan(loaded.task, seeds, epochs, device)
         for adapter in adapters:
             if not models and unsuited(loaded.task, adapter, protocol):
@@ -234,7 +242,9 @@ def _plan(task: Task, seeds: int, epochs: int | None, device: str) -> Plan:
     return plan.with_(device=device, **({} if epochs is None else {"epochs": epochs}))
 
 
-def _load_all(ids: tuple[str, ...], root: Path, profile: str = "corrected") -> Iterable[LoadedTask]:
+def _load_all(
+    ids: tuple[str, ...], root: Path, profile: str = "corrected", *, of_open_sets: bool = False
+) -> Iterable[LoadedTask]:
     """The tasks asked for, or those whose data are there; an absent data set is an error only when it was asked for."""
     from benchecg.profiles import task_in
     from benchecg.reference import VARIANTS
@@ -243,6 +253,8 @@ def _load_all(ids: tuple[str, ...], root: Path, profile: str = "corrected") -> I
 
     every = task_ids() if profile == "corrected" else tuple(VARIANTS)
     for task in [task_in(profile, i) for i in ids or every]:
+        if of_open_sets and (task.dataset.access != "open" or task.synthetic):
+            continue
         try:
             yield load_data(task, root)
         except DataMissing as error:

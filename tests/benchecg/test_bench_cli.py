@@ -75,6 +75,16 @@ def test_run_prints_value_interval_and_support(runs, cli, small_code15, tmp_path
     assert (tmp_path / "open-sex" / "majority" / "predictions.parquet").is_file()
 
 
+def test_suite_open_runs_open_sets_and_says_what_the_others_lack(cli, small_code15, tmp_path):
+    arguments = ("-m", "majority", "--data", small_code15, "-o", tmp_path, "--resamples", 20)
+    result = cli("run", "--suite", "open", *arguments)
+    assert "open-sex" in result.stdout and "open-age" in result.stdout
+    assert "mitbih-beats: left out." in result.stderr and "apnea-ecg: left out." in result.stderr
+    assert not any(task in result.output for task in ("blood-tests", "deepbeat-af", "age-mimic", "demo-synthetic"))
+    both = cli("run", "--suite", "open", "-t", "open-sex", *arguments)
+    assert both.exit_code == 2 and "needed one of them" in both.output
+
+
 def test_score_says_whether_it_equals_the_run(runs, cli, tmp_path):
     result = cli("score", runs)
     assert result.exit_code == 0
