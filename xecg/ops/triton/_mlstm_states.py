@@ -19,40 +19,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from xecg.ops.triton._mlstm_tiles import finite, length_of, log_sigmoid, place_of
+
 SEGMENT = 8  # chunks: 512 steps of 64
-
-
-@triton.jit
-def log_sigmoid(x):
-    """log σ(x), right to rounding for every x: log(1 + e) = 2 atanh(e / (2 + e)) with e = exp(−|x|)."""
-    e = tl.exp(-tl.abs(x))
-    z = e / (2.0 + e)
-    y = z * z
-    series = 1.0 + y * (1 / 3 + y * (1 / 5 + y * (1 / 7 + y * (1 / 9 + y * (1 / 11 + y * (1 / 13 + y / 15))))))
-    return tl.minimum(x, 0.0) - 2.0 * z * series
-
-
-@triton.jit
-def finite(m):
-    """m to subtract: 0 in place of −∞, where every weight is exp(−∞) = 0 anyway."""
-    return tl.where(m == float("-inf"), 0.0, m)
-
-
-@triton.jit
-def length_of(lengths, row, T, RAGGED: tl.constexpr):
-    length = T
-    if RAGGED:
-        length = tl.load(lengths + row).to(tl.int32)
-    return length
-
-
-@triton.jit
-def place_of(t, length, REVERSE: tl.constexpr):
-    """Where step t of the processing order lies in memory."""
-    at = t.to(tl.int64)
-    if REVERSE:
-        at = length - 1 - at
-    return at
 
 
 @triton.jit
