@@ -87,7 +87,15 @@ def test_the_same_record_is_made_twice_and_every_kind_comes() -> None:
     one, two = synthetic.record(seed=4, index=9), synthetic.record(seed=4, index=9)
     assert np.array_equal(one.signal, two.signal) and np.isfinite(one.signal).all()
     kinds = {symbol for i in range(40) for symbol in synthetic.record(seed=0, index=i).annotations.symbol}
-    assert kinds == {"N", "A", "V", "/"}
+    assert kinds == {"N", "A", "V", "F", "/"}
+
+
+def test_a_blocked_p_wave_is_no_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    beat = synthetic._Beat
+    made = [beat(1.0, 0, 0, 0.8), beat(1.5, 1, 0, 0.5, conducted=False), beat(2.4, 0, 0, 1.4), beat(3.2, 0, 0, 0.8)]
+    monkeypatch.setattr(synthetic, "_beats", lambda *_, **__: made)
+    record = synthetic.record(seed=5, index=0)
+    assert record.annotations.sample.tolist() == [250, 600, 800] and record.annotations.symbol == ("N", "N", "N")
 
 
 def test_only_asked_tokens_and_known_targets_count() -> None:

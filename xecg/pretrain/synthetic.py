@@ -1,8 +1,8 @@
 """Simulated records for training, with the class of every beat: richer in rhythms and shapes than `xecg.signal.simulate`.
 
 The same dipole and lead model; what differs from record to record is drawn wide: conduction (normal, bundle branch blocks,
-paced), ventricular foci of any direction, premature atrial beats, runs, pauses, fibrillation, axis, sizes, noise. Ranges are
-our own, chosen to be wider than life. Classes follow AAMI EC57: N, S, V, and "other" for fused and paced beats.
+paced), ventricular foci of any direction, fusion, premature atrial and junctional beats, runs, blocked P waves, pauses and
+escapes, fibrillation, axis, sizes, noise. Ranges are our own, chosen to be wider than life. Classes are those of AAMI EC57.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from xecg.signal.simulate import add_wave, noise_mv, project
 
 __all__ = ["KINDS", "kind_of", "record"]
 
-KINDS = ("N", "S", "V", "other")
-_SYMBOL = ("N", "A", "V", "/")
-_CLASS = {"N": "NLRej", "S": "AaJS", "V": "VE", "other": "/fQF"}
+KINDS = ("N", "S", "V", "F", "Q")  # Q: paced and unclassifiable
+_SYMBOL = ("N", "A", "V", "F", "/")
+_CLASS = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
+_N, _S, _V, _F, _Q = range(len(KINDS))
 _RATE_HZ = 250.0
 
 _Wave = tuple[float, float, np.ndarray]  # centre (s after the R peak), width (s, standard deviation), dipole (mV)
@@ -37,10 +38,13 @@ class _Beat:
     focus: int  # of a ventricular beat
     rr_s: float
     aberrant: bool = False
+    blend: float = 0.5  # share of the focus in a fused beat
+    conducted: bool = True  # else a P wave that no QRS complex follows
+    escape: bool = False  # of a focus without a P wave before it
 
 
 def record(*, seed: int, index: int, duration_s: float = 12.0) -> Recording:
-    """Record number `index` of the series `seed`: 12 leads at 250 Hz, mV, annotated N, A, V, "/" at every R peak."""
+    """Record number `index` of the series `seed`: 12 leads at 250 Hz, mV, annotated N, A, V, F, "/" at every R peak."""
     rng = np.random.Generator(np.random.Philox(key=[seed, index]))
     n = round(_RATE_HZ * duration_s)
     af, paced = rng.random() < 0.13, rng.random() < 0.04
@@ -49,7 +53,7 @@ def record(*, seed: int, index: int, duration_s: float = 12.0) -> Recording:
     leads = project(dipole) * np.exp(0.15 * rng.standard_normal((12, 1)))
     leads *= np.exp(0.35 * rng.standard_normal())
     signal = (leads + _disturbance(rng, n)).astype(np.float32)
-    inside = [(round(b.time_s * _RATE_HZ), _SYMBOL[b.kind]) for b in beats]
+    inside = [(round(b.time_s * _RATE_HZ), _SYMBOL[b.kind]) for b in beats if b.conducted]
     inside = [(s, symbol) for s, symbol in inside if 0 <= s < n]
     symbols = tuple(symbol for _, symbol in inside)
     marks = Annotations(np.array([s for s, _ in inside], np.int64), symbols, ("",) * len(symbols))
@@ -76,18 +80,10 @@ def _beats(rng: np.random.Generator, duration_s: float, *, af: bool, paced: bool
     base = 60 / float(np.clip(np.exp(rng.normal(np.log(76), 0.3)), 38, 165))
     sway, breath, walk = rng.uniform(0, 0.12) * (rng.random() < 0.7), rng.uniform(0.15, 0.35), rng.uniform(0.003, 0.02)
     spread = rng.uniform(0.12, 0.3)  # of the intervals in fibrillation
-    ectopic = rng.random() < 0.7
-    chance_v = rng.uniform(0.02, 0.28) if ectopic and rng.random() < 0.65 else 0.0
-    chance_s = rng.uniform(0.02, 0.28) if ectopic and not af and rng.random() < 0.65 else 0.0
-    every = int(rng.integers(2, 5)) if chance_v and rng.random() < 0.2 else 0  # bigeminy, trigeminy, quadrigeminy
-    run_v, run_s, interpolated, dropped = rng.uniform(0, 0.3), rng.uniform(0, 0.4), rng.uniform(0, 0.3), 0.0
-    if rng.random() < 0.1:
-        dropped = rng.uniform(0.03, 0.2)  # beats that are not conducted
-    early_v, early_s = rng.uniform(0.42, 0.9), rng.uniform(0.5, 0.92)
-    foci = int(rng.integers(1, 4))
     phase = rng.uniform(0, 2 * np.pi)
+    habit = _Habit.draw(rng, af=af)
     time, drift, since = -3 * base - rng.uniform(0, base), 0.0, 0
-    left, kind, pause = 0, 0, 0.0
+    left, kind, pause = 0, _N, 0.0
     beats: list[_Beat] = []
     while time < duration_s + 2:
         drift = 0.97 * drift + walk * rng.standard_normal()
@@ -96,37 +92,87 @@ def _beats(rng: np.random.Generator, duration_s: float, *, af: bool, paced: bool
         else:
             rr = base * (1 + sway * np.sin(2 * np.pi * breath * time + phase) + drift)
         rr = max(0.27, rr)
-        now, focus, aberrant = 0, 0, False
+        now, focus, aberrant, blend, escape = _N, 0, False, 0.5, False
+        due = since % habit.every == habit.every - 1 if habit.every else None
         if left:  # a run goes on
             now, left = kind, left - 1
-            rr = max(0.27, rr * (early_v if now == 2 else early_s) * rng.uniform(0.93, 1.07))
-            pause = rr * rng.uniform(1.0, 1.6) / early_v if not left else 0.0
-            focus = beats[-1].focus
+            early = habit.early_v if now == _V else habit.early_s
+            rr = max(0.27, rr * early * rng.uniform(0.93, 1.07))
+            pause = rr * rng.uniform(1.0, 1.6) / early if not left else 0.0
+            focus, aberrant = beats[-1].focus, beats[-1].aberrant
         elif pause:
             rr, pause = max(0.3, pause), 0.0
             if rng.random() < 0.03:
-                now, focus = 2, int(rng.integers(foci))  # a ventricular escape
-        elif (every and since % every == every - 1) or rng.random() < chance_v * (not every):
-            now, focus = 2, int(rng.integers(foci)) if rng.random() < 0.3 else 0
-            kind, left = 2, int(rng.integers(1, 7)) if rng.random() < run_v * 0.5 else 0
-            early = float(np.clip(early_v * rng.normal(1, 0.06), 0.36, 1.0))
-            rest = (1 - early) if rng.random() < interpolated else rng.uniform(1.7, 2.05) - early
+                now, focus = _V, int(rng.integers(habit.foci))  # a ventricular escape
+            escape = rng.random() < habit.escape
+        elif (due and habit.of == _V) or (due is None and rng.random() < habit.chance_v):
+            now, focus = _V, int(rng.integers(habit.foci)) if rng.random() < 0.3 else 0
+            kind, left = _V, int(rng.integers(1, 7)) if rng.random() < habit.run_v else 0
+            early = float(np.clip(habit.early_v * rng.normal(1, 0.06), 0.36, 1.0))
+            rest = (1 - early) if rng.random() < habit.interpolated else rng.uniform(1.7, 2.05) - early
             rr, pause = max(0.27, rr * early), rr * rest
-            if early > 0.93 and rng.random() < 0.5:
-                now = 3  # fused with the beat that was due
-        elif rng.random() < chance_s:
-            now, aberrant = 1, rng.random() < 0.08
-            kind, left = 1, int(rng.integers(1, 9)) if rng.random() < run_s * 0.5 else 0
-            early = float(np.clip(early_s * rng.normal(1, 0.06), 0.42, 0.96))
-            rr, pause = max(0.29, rr * early), rr * rng.uniform(0.95, 1.4)
-        elif rng.random() < dropped:
+        elif rng.random() < habit.chance_f:  # a focus fires as the beat that was due comes down
+            now, blend = _F, rng.uniform(0.2, 0.8)
+            rr *= rng.uniform(0.93, 1.0)
+        elif (due and habit.of == _S) or rng.random() < habit.chance_s:
+            early = float(np.clip(habit.early_s * rng.normal(1, 0.06), 0.42, 0.96))
+            if rng.random() < habit.blocked:  # too early to be conducted: the pause says that it was there
+                beats.append(_Beat(time + rr * early * 0.8, _S, 0, rr, conducted=False))
+                rr *= rng.uniform(1.2, 1.7)
+            else:
+                now, aberrant = _S, rng.random() < habit.aberrant
+                longest = 40 if habit.sustained else 9
+                kind, left = _S, int(rng.integers(1, longest)) if rng.random() < habit.run_s else 0
+                rr, pause = max(0.29, rr * early), rr * rng.uniform(0.95, 1.4)
+        elif rng.random() < habit.dropped:
             rr *= rng.uniform(1.6, 2.2)
+            escape = rng.random() < habit.escape
         time += rr
         since += 1
-        if paced and now == 0:
-            now = 3
-        beats.append(_Beat(time, now, focus, rr, aberrant))
+        beats.append(_Beat(time, _Q if paced and now == _N else now, focus, rr, aberrant, blend, escape=escape))
     return beats
+
+
+@dataclass(frozen=True)
+class _Habit:
+    """What is out of step in a record, and how often. every: each which beat is premature, of class `of`; 0 = by chance."""
+
+    chance_v: float
+    chance_s: float
+    chance_f: float
+    every: int
+    of: int
+    run_v: float
+    run_s: float
+    sustained: bool
+    interpolated: float
+    dropped: float
+    blocked: float
+    aberrant: float
+    escape: float
+    early_v: float
+    early_s: float
+    foci: int
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, *, af: bool) -> _Habit:
+        ectopic = rng.random() < 0.75
+        v = rng.uniform(0.02, 0.28) if ectopic and rng.random() < 0.6 else 0.0
+        s = rng.uniform(0.02, 0.4) if ectopic and not af and rng.random() < 0.65 else 0.0
+        every = int(rng.integers(2, 5)) if (v or s) and rng.random() < 0.2 else 0  # bigeminy, trigeminy, quadrigeminy
+        of = _V if not s or (v and rng.random() < 0.5) else _S
+        if every and of == _S:
+            s = 0.0
+        return cls(
+            chance_v=v, chance_s=s, every=every, of=of,
+            chance_f=rng.uniform(0.02, 0.2) if rng.random() < (0.3 if v else 0.04) else 0.0,
+            run_v=0.5 * rng.uniform(0, 0.3), run_s=0.5 * rng.uniform(0, 0.5), sustained=rng.random() < 0.15,
+            interpolated=rng.uniform(0, 0.3), dropped=rng.uniform(0.03, 0.2) if rng.random() < 0.1 else 0.0,
+            blocked=rng.uniform(0, 0.5) if rng.random() < 0.2 else 0.0,
+            aberrant=rng.uniform(0.2, 0.9) if rng.random() < 0.12 else 0.05,
+            escape=rng.uniform(0.2, 1) if rng.random() < 0.3 else 0.0,
+            early_v=rng.uniform(0.42, 0.9), early_s=rng.uniform(0.5, 0.92), foci=int(rng.integers(1, 4)),
+        )  # fmt: skip
 
 
 # Shapes.
@@ -145,6 +191,11 @@ def _dipole(rng: np.random.Generator, beats: list[_Beat], n: int, *, af: bool, p
     no_p = af or rng.random() < 0.08
     p = turn @ np.array([0.055, 0.105, -0.025]) * float(np.exp(0.5 * rng.standard_normal()))
     p_early = _rotation(rng, 1.0) @ p * rng.uniform(0, 1.3)
+    pr_early = pr
+    if (
+        rng.random() < 0.2
+    ):  # a focus at the junction: the atria are reached backward, before, in or after the QRS complex
+        p_early, pr_early = -p * rng.uniform(0.4, 1.2), rng.uniform(-0.2, 0.06)
     t_size = rng.normal(1, 0.6) * (-1 if conduction in ("left", "paced") else 1)
     t_wave = turn @ _rotation(rng, 0.4) @ np.array([0.27, 0.23, -0.17]) * t_size
     t_width, swing = rng.uniform(0.03, 0.06), rng.uniform(0.01, 0.07)
@@ -155,17 +206,19 @@ def _dipole(rng: np.random.Generator, beats: list[_Beat], n: int, *, af: bool, p
         rr = beats[k - 1].rr_s if k and beat.kind else beat.rr_s
         qt = qtc * min(max(rr, 0.4), 1.5) ** (1 / 3)
         size = 1 + swing * (rng.standard_normal() * 0.5 + np.sin(2 * np.pi * breath * beat.time_s + phase))
-        main, repolar = _waves(beat, foci, aberrant, dominant, paced)
+        main, repolar = _waves(beat, foci, aberrant, dominant)
         waves: list[_Wave] = list(main)
-        if beat.kind == 2 or repolar is not None:
-            vector = repolar if repolar is not None else np.zeros(3)
-            waves.append((qt - 0.05, 0.055, vector))
-        if beat.kind != 2:
-            share = 0.5 if beat.kind == 3 and not paced else 1.0
+        if not beat.conducted:
+            waves = [(0.0, rng.uniform(0.02, 0.03), p_early)]
+        elif beat.kind == _V or repolar is not None:
+            waves.append((qt - 0.05, 0.055, repolar if repolar is not None else np.zeros(3)))
+        if beat.conducted and beat.kind != _V:
+            share = 1 - beat.blend if beat.kind == _F else 1.0
             waves += [(qt - 0.13, t_width, t_wave * share), (0.11, 0.045, st * share)]
-            if not no_p and not (paced and pr < 0.05) and beat.kind != 3:
-                shape = p_early if beat.kind == 1 else p
-                waves.append((-pr - 0.045, rng.uniform(0.02, 0.03) if beat.kind == 1 else 0.024, shape))
+            if beat.kind == _S:
+                waves.append((-pr_early - 0.045, rng.uniform(0.02, 0.03), p_early))
+            elif not (no_p or beat.escape or (paced and pr < 0.05)):
+                waves.append((-pr - 0.045, 0.024, p))
         for centre, width, vector in waves:
             add_wave(out, beat.time_s + centre, width, width, vector * size, _RATE_HZ)
     if af:
@@ -174,16 +227,16 @@ def _dipole(rng: np.random.Generator, beats: list[_Beat], n: int, *, af: bool, p
 
 
 def _waves(
-    beat: _Beat, foci: list[list[_Wave]], aberrant: list[_Wave], dominant: list[_Wave], paced: bool
+    beat: _Beat, foci: list[list[_Wave]], aberrant: list[_Wave], dominant: list[_Wave]
 ) -> tuple[list[_Wave], np.ndarray | None]:
     """The waves of the QRS complex, and the T vector of a beat that does not repolarise as the others do."""
-    if beat.kind == 2:
+    if beat.kind == _V:
         main = foci[beat.focus]
         return main[:-1], main[-1][2]
-    if beat.kind == 3 and not paced:
+    if beat.kind == _F:
         other = foci[beat.focus]
-        half = [(c, s, 0.5 * v) for c, s, v in (*dominant, *other[:-1])]
-        return half, 0.5 * other[-1][2]
+        whole = [(c, s, (1 - beat.blend) * v) for c, s, v in dominant]
+        return whole + [(c, s, beat.blend * v) for c, s, v in other[:-1]], beat.blend * other[-1][2]
     return (aberrant if beat.aberrant else dominant), None
 
 
