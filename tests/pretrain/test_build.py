@@ -165,13 +165,30 @@ def test_patients_of_headers_are_linked_over_a_kill(source: Path, tmp_path: Path
     )
 
 
-def test_a_benchmark_recording_leaves_no_store_and_none_of_its_samples(source: Path, tmp_path: Path) -> None:
-    write(tmp_path / "bench", "b", seed=3, duration_s=17.0)
-    with pytest.raises(XECGError, match=r"r3.*shares samples with .*bench/b"):
-        build_corpus([source], tmp_path / "out", SPEC, part=1, compare=[tmp_path / "bench"])
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    assert not any("r3" in name for part in (tmp_path / "out" / "parts").iterdir() if (part / "manifest.json").exists()
-                   for name in Store(part).record_ids)  # fmt: skip
+def test_a_build_that_goes_on_leaves_out_what_the_whole_one_does(source: Path, tmp_path: Path) -> None:
+    """Parts made before a benchmark was compared with are made anew; parts that left something out still say so."""
+    write(tmp_path / "bench", "b", seed=1, duration_s=9.0)
+    write(source / "mitdb", "m", seed=8)
+    stop = ""
+
+    def reading(path: Path) -> Recording:
+        if path.stem == stop:
+            raise KeyboardInterrupt
+        return read(path)
+
+    whole = build_corpus([source], tmp_path / "whole", SPEC, part=1, compare=[tmp_path / "bench"])
+    assert [(out.folder, out.recordings) for out in whole.left_out] == [("mitdb", 1), ("in", 2)]  # r1 and its copy
+    assert not any(name.startswith(("0-in/r1", "0-in/copy")) for name in Corpus(tmp_path / "whole").ids)
+    for out, before in (("late", []), ("same", [tmp_path / "bench"])):
+        stop = "r4"
+        with pytest.raises(KeyboardInterrupt):
+            build_corpus([source], tmp_path / out, SPEC, part=1, compare=before, reading=reading)
+        parts = sorted(path.parent for path in (tmp_path / out / "parts").glob("*/manifest.json"))
+        made = [name for part in parts for name in Store(part).record_ids]
+        assert any(name.startswith(("0-in/r1", "0-in/copy")) for name in made) == (not before)
+        stop = ""
+        build_corpus([source], tmp_path / out, SPEC, part=1, compare=[tmp_path / "bench"], reading=reading)
+        same_store(tmp_path / "whole", tmp_path / out)
 
 
 def test_large_archives_still_find_a_cut_copy(tmp_path: Path) -> None:
@@ -222,8 +239,12 @@ def test_command_builds_a_store_that_pretrain_takes(source: Path, tmp_path: Path
     assert invoke("pretrain", "-o", tmp_path / "other").exit_code == 2
     assert invoke("store", "build", "-o", tmp_path / "other").exit_code == 2
     write(source / "mitdb", "m1", seed=9)
-    bad = invoke("store", "build", source, "-o", tmp_path / "bad")
+    bad = invoke("store", "build", source / "mitdb", "-o", tmp_path / "bad")
     assert bad.exit_code == 1 and "belongs to MIT-BIH" in bad.stderr and not (tmp_path / "bad").exists()
+    more = invoke("store", "build", source, "-o", tmp_path / "more")
+    assert more.exit_code == 3 and "mitdb 1 (MIT-BIH Arrhythmia Database, a benchmark set)" in more.stdout
+    rows = json.loads(invoke("store", "build", source, "-o", tmp_path / "rows", "--json").stdout)["left_out"]
+    assert rows == [{"folder": "mitdb", "reason": "MIT-BIH Arrhythmia Database, a benchmark set", "recordings": 1}]
 
 
 def test_parts_of_another_front_end_are_made_anew(source: Path, tmp_path: Path) -> None:

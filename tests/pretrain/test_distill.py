@@ -137,6 +137,7 @@ def test_what_does_not_go_together_is_refused(places: dict[str, Path], tmp_path:
 def test_command_builds_both_corpora_and_exports_the_student(tmp_path: Path) -> None:
     for i in range(4):
         write(tmp_path / "in", f"r{i}", seed=i)
+    write(tmp_path / "in" / "mitdb", "m", seed=9)
     save(teacher("poly"), tmp_path / "master")
     asked = [
         "distill",
@@ -154,6 +155,8 @@ def test_command_builds_both_corpora_and_exports_the_student(tmp_path: Path) -> 
     said = json.loads(done.stdout)
     model = xecg.load(said["output"])
     assert said["finished"] and model.trained and model.config.causal and "1 tokens (0.25 s)" in model.card
+    assert said["windows"] == 4 and said["left_out"][0]["folder"] == "mitdb" and "mitdb 1 (MIT-BIH" in model.card
+    assert not any("mitdb" in name for name in Corpus(tmp_path / "out" / "teacher-corpus").ids)
     specs = [Corpus(tmp_path / "out" / name).spec_hash for name in ("corpus", "teacher-corpus")]
     assert specs == [PRESETS["causal"].hash, PRESETS["poly"].hash]
     alone = CliRunner().invoke(

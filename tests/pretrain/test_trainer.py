@@ -230,16 +230,27 @@ def test_command_saves_its_state_on_sigterm(tmp_path: Path) -> None:
     assert len(states) == 1 and 1 <= int(states[0].stem.split("-")[1]) < 400
 
 
-def test_command_refuses_benchmarks_and_prints_one_document(tmp_path: Path) -> None:
-    write(tmp_path / "own", "r1", seed=1)
-    write(tmp_path / "ptb-xl", "r2", seed=2)
-    bad = CliRunner().invoke(main, ["pretrain", str(tmp_path), "-o", str(tmp_path / "out")])
+def test_command_leaves_benchmarks_out_and_prints_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "data" / "own", "r1", seed=1)
+    write(tmp_path / "data" / "ptb-xl", "r2", seed=2)
+    bad = CliRunner().invoke(main, ["pretrain", "data/own", "data/ptb-xl"])
     assert bad.exit_code == 1 and "belongs to PTB-XL" in bad.stderr and "Traceback" not in bad.stderr
-    asked = ["pretrain", str(tmp_path / "own"), "-o", str(tmp_path / "out"), "--model", "tiny-causal", "--steps", "1"]
-    more = ["--batch", "2", "--synthetic", "2", "--json"]
-    good = CliRunner().invoke(main, [*asked, *more])
+    asked = ["pretrain", "--data", "data", "--config", "tiny-causal", "--steps", "1"]
+    more = ["--batch", "2", "--synthetic", "2"]
+    good = CliRunner().invoke(main, [*asked, *more, "--json"])
     assert good.exit_code == 0, good.stderr
     summary = json.loads(good.stdout)
-    assert summary["finished"] and summary["windows"] == 3 and xecg.load(summary["output"]).trained
+    assert summary["finished"] and summary["windows"] == 3 and summary["output"] == "run-tiny-causal/teacher"
+    assert summary["left_out"] == [{"folder": "ptb-xl", "reason": "PTB-XL, a benchmark set", "recordings": 1}]
+    assert json.loads(Path("run-tiny-causal/data.json").read_text())["left_out"] == [
+        ["ptb-xl", "PTB-XL, a benchmark set", 1]
+    ]
+    model = xecg.load(summary["output"])
+    assert (
+        model.trained and "Left out of the folders that were given: ptb-xl 1 (PTB-XL, a benchmark set)." in model.card
+    )
+    said = CliRunner().invoke(main, [*asked, *more]).stdout
+    assert "left out, for models are scored on them: ptb-xl 1 (PTB-XL, a benchmark set)" in said
     other = CliRunner().invoke(main, [*asked, "--batch", "2", "--synthetic", "3"])
-    assert other.exit_code == 1 and "was built from 0-own and 2 synthetic records" in other.stderr
+    assert other.exit_code == 1 and "was built from 0-data and 2 synthetic records" in other.stderr

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from xecg.pretrain.settings import Settings
     from xecg.pretrain.trainer import Summary
 
-__all__ = ["finish", "progress_of", "running", "settings_of", "training_options"]
+__all__ = [
+    "finish",
+    "folder_of",
+    "left_out_rows",
+    "progress_of",
+    "running",
+    "say_left_out",
+    "settings_of",
+    "training_options",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -24,7 +33,7 @@ _OF_VIEWS = {"few_leads": "few_leads", "stretch": "rate", "mask_chance": "mask_c
 _OPTIONS = (
     click.option("--data", multiple=True, type=click.Path(exists=True, path_type=Path),
                  help="A store (xecg store build), or a folder of recordings; repeat folders."),
-    click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Folder of the run."),
+    click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the run. Default: run-MODEL."),
     click.option("--config", help="YAML file of settings, or a preset; options given beside it come before it."),
     click.option("--steps", type=click.IntRange(1), default=1000, show_default=True),
     click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Records a step, over all processes."),
@@ -87,6 +96,22 @@ def settings_of(ctx: click.Context, values: dict[str, Any]) -> Settings:
     return replace(settings, views=replace(settings.views, **views), **asked)
 
 
+def folder_of(output: Path | None, settings: Settings) -> Path:
+    """The folder of a run."""
+    return Path(f"run-{settings.model}") if output is None else output
+
+
+def left_out_rows(built: Report) -> list[dict[str, Any]]:
+    """Recordings of benchmarks that a build left out, for JSON."""
+    return [{"folder": printable(f), "reason": printable(r), "recordings": n} for f, r, n in built.left_out]
+
+
+def say_left_out(built: Report) -> None:
+    """Prints what a build left out, if anything."""
+    if built.left_out:
+        click.echo(f"left out, for models are scored on them: {printable(', '.join(map(str, built.left_out)))}")
+
+
 def running(values: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of `xecg.pretrain.run` that say how a run goes and what it may not see."""
     from xecg.pretrain.run import read_hashes
@@ -124,6 +149,7 @@ def finish(ctx: click.Context, output: Path, built: Report, done: Summary, *, as
         "compared": built.compared,
         "refused": [printable(text) for text in built.refused],
         "duplicates": [printable(text) for text in built.duplicates],
+        "left_out": left_out_rows(built),
     }
     if not first_process():
         pass
@@ -135,6 +161,7 @@ def finish(ctx: click.Context, output: Path, built: Report, done: Summary, *, as
             f"{summary['output']}: {state}. {built.windows:,} windows of {built.recordings:,} recordings, "
             f"{built.synthetic:,} synthetic; {len(built.refused)} files refused, {len(built.duplicates)} duplicates left out"
         )
+        say_left_out(built)
     if not done.finished:
         ctx.exit(130)
     if built.refused:

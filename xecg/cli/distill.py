@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from xecg.cli._training import finish, progress_of, running, settings_of, training_options
+from xecg.cli._training import finish, folder_of, progress_of, running, settings_of, training_options
 
 __all__ = ["command"]
 
@@ -30,14 +30,14 @@ __all__ = ["command"]
 )
 @click.pass_context
 def command(
-    ctx: click.Context, *, data: tuple[Path, ...], output: Path, teacher: str, look_ahead: int, teacher_data: Path | None,
+    ctx: click.Context, *, data: tuple[Path, ...], output: Path | None, teacher: str, look_ahead: int, teacher_data: Path | None,
     as_json: bool, **values: Any,
 ) -> None:  # fmt: skip
     """Train a student to have the teacher's tokens, LOOK_AHEAD tokens later, on unlabelled recordings.
 
     With the published base model and an archive of one's own this gives a small encoder that streams. The student, in
     OUTPUT/student, is the model to use; its card names the teacher's fingerprint and the look-ahead. Runs go on, spread over
-    processes and refuse benchmark recordings as `xecg pretrain` does.
+    processes and leave benchmark recordings out as `xecg pretrain` does.
     """
     if not data:
         raise click.UsageError("needed --data, a store or a folder of recordings")
@@ -45,6 +45,7 @@ def command(
     from xecg.pretrain.run import distill
 
     settings = settings_of(ctx, values)
+    output = folder_of(output, settings)
     built, done = distill(
         load(teacher), data, output, settings, look_ahead=look_ahead, teacher_data=teacher_data, **running(values),
         report=progress_of(settings.steps),

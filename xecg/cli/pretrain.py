@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xecg.cli._common import Finite, printable
-from xecg.cli._training import finish, progress_of, running, settings_of, training_options
+from xecg.cli._training import finish, folder_of, progress_of, running, settings_of, training_options
 
 __all__ = ["command"]
 
@@ -41,25 +41,27 @@ __all__ = ["command"]
 @click.option("--report", "only_report", is_flag=True, help="Write OUTPUT/report.html of a run that is there, and end.")
 @click.pass_context
 def command(
-    ctx: click.Context, *, folders: tuple[Path, ...], data: tuple[Path, ...], output: Path, only_report: bool, as_json: bool,
+    ctx: click.Context, *, folders: tuple[Path, ...], data: tuple[Path, ...], output: Path | None, only_report: bool, as_json: bool,
     **values: Any,
 ) -> None:  # fmt: skip
     """Train an encoder on --data, or on every recording under FOLDERS, which is the same (SimDINOv2, no labels).
 
     The same command goes on with a run that was stopped or killed, to the same bits. `torchrun --nproc-per-node=N -m xecg
     pretrain …` spreads every batch over N processes, and any number may go on with the run of another. Folders and recordings
-    of benchmark sets are refused by name and content; --compare finds copies of what lies in further folders. The teacher,
-    in OUTPUT/teacher, is the model to use; OUTPUT/report.html shows how the run went.
+    of benchmark sets under FOLDERS are left out, by name and content, and counted; --compare finds copies of what lies in
+    further folders; a benchmark set that is named itself is an error. The teacher, in OUTPUT/teacher, is the model to use;
+    OUTPUT/report.html shows how the run went.
     """
+    if not (folders + data or only_report):
+        raise click.UsageError("needed --data, a store or a folder of recordings")
+    settings = settings_of(ctx, values)
+    output = folder_of(output, settings)
     if only_report:
         from xecg.pretrain.report import write_report
 
         click.echo(printable(write_report(output)))
         return
-    if not folders + data:
-        raise click.UsageError("needed --data, a store or a folder of recordings")
     from xecg.pretrain.run import pretrain
 
-    settings = settings_of(ctx, values)
     built, done = pretrain(folders + data, output, settings, **running(values), report=progress_of(settings.steps))
     finish(ctx, output / "teacher" if done.finished else output, built, done, as_json=as_json)

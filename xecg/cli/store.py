@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from xecg.cli._common import print_json, printable
+from xecg.cli._training import left_out_rows, say_left_out
 
 __all__ = ["command"]
 
@@ -40,8 +41,9 @@ def build(
     """Write every recording under SOURCES to a store, in windows of at most 12 s as the model will see them.
 
     Any lead set: leads that a recording lacks are missing in its windows. The same command goes on with a build that was
-    killed. Folders and recordings of benchmark sets are refused by name and content; --compare finds copies of what lies in
-    further folders. Windows of one patient are linked; names are not written.
+    killed. Recordings of benchmark sets under SOURCES are left out, by name and content, and counted; --compare finds copies of
+    what lies in further folders; a benchmark set that is named itself is an error. Windows of one patient are
+    linked; names are not written.
     """
     from xecg.pretrain.build import build_corpus, read_patients
     from xecg.pretrain.run import read_hashes, spec_of
@@ -70,6 +72,7 @@ def build(
                 "size_mb": round(size_mb, 1),
                 "refused": [printable(text) for text in built.refused],
                 "duplicates": [printable(text) for text in built.duplicates],
+                "left_out": left_out_rows(built),
             }
         )
     else:
@@ -78,5 +81,6 @@ def build(
             f"synthetic, {built.patients:,} patients, {size_mb:,.1f} MB; {len(built.refused)} files refused, "
             f"{len(built.duplicates)} duplicates left out"
         )
+        say_left_out(built)
     if built.refused:
         ctx.exit(3)

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -28,10 +29,10 @@ from xecg.io.atomic import remove_stale, replacing, write_json
 from xecg.io.store import StoreItem, join_stores, write_store
 from xecg.pretrain import synthetic as training
 from xecg.pretrain.beats import NO_BEATS, Beats, find_beats
-from xecg.pretrain.corpus import Gate, benchmark_of
+from xecg.pretrain.corpus import Forbidden, Gate, LeftOut, benchmark_of
 from xecg.signal import Recording, SignalSpec, preprocess
 
-__all__ = ["Report", "build_corpus", "read_patients", "read_report"]
+__all__ = ["Report", "build_corpus", "read_patients", "read_report", "tally"]
 
 _WINDOW_S = 12.0  # of a training record at most; longer ones are cut
 _SHORTEST_S = 4.0  # a local view of 0.4 then has six tokens
@@ -45,7 +46,10 @@ _PART = 256  # recordings in a part: what a killed build does again
 
 @dataclass(frozen=True)
 class Report:
-    """What a build did: windows in the store, recordings read, refused files with reasons, duplicates left out."""
+    """What a build did: windows in the store, recordings read, refused files with reasons, duplicates left out.
+
+    left_out: recordings of benchmarks, by folder and reason, none of which is in the store.
+    """
 
     windows: int
     recordings: int
@@ -55,6 +59,7 @@ class Report:
     duplicates: tuple[str, ...]
     sources: tuple[str, ...]
     patients: int = 0
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class _Source(NamedTuple):
@@ -63,6 +68,7 @@ class _Source(NamedTuple):
     name: str
     path: Path | None
     number: int = 0
+    root: Path | None = None  # the folder that was named; None of a file that was
 
     def key(self, seed: int) -> str:
         """What a part was made from; another size or time of the file makes another."""
@@ -95,26 +101,23 @@ def build_corpus(
     read, and recordings that were there already, are left out and listed in the report (also OUT/report.json). Record ids
     are the folder's number, the path below it and the first second of the window.
 
-    Called again after a kill it goes on, and ends with the same bytes. Raises XECGError where a file belongs to a benchmark:
-    by name before anything is written, by hash or shared samples before any of it is; and, before anything is written, where
-    OUT lies in a folder that is read, or holds what no build wrote. A store that was in OUT stays until the new one is joined.
+    Recordings of benchmarks under a folder, by place, name, hash or shared samples, are left out and counted in the report.
+    Called again after a kill it goes on, and ends with the same bytes. Raises XECGError, before anything is written, where one
+    of `folders` is a benchmark's folder or file by its name, where OUT lies in a folder that is read, or holds what no build
+    wrote; and where a file that was named is a benchmark's by hash or shared samples. A store that was in OUT stays until the
+    new one is joined.
     """
-    files = [(place, path) for place in folders for path in find_records(place)]
-    for _, path in files:
-        name = benchmark_of(path)
-        if name is not None:
-            raise XECGError(
-                f"{path}: belongs to {name}, a benchmark that pretrained weights are scored on; no recording of it may be "
-                "trained on. Name the folders to train on one by one, without this one; rename it if only its name is like theirs"
-            )
+    files, left_out = _admitted(folders)
     target = Path(out)
     _check_place(target, folders)
     if not files and not synthetic:
-        raise XECGError(
-            f"no recording in {', '.join(os.fspath(place) for place in folders)}; needed recordings to train on"
-        )
+        none = f"no recording in {', '.join(os.fspath(place) for place in folders)}; needed recordings to train on"
+        raise XECGError(none + _but(left_out))
     spots = {os.fspath(place): f"{i}-{Path(place).resolve().name}" for i, place in enumerate(folders)}
-    sources = [_Source(_name(spots[os.fspath(place)], Path(place), path), path) for place, path in files]
+    sources = [
+        _Source(_name(spots[os.fspath(place)], place, path), path, root=place if place.is_dir() else None)
+        for place, path in files
+    ]
     sources += [_Source(f"synthetic/{seed}-{index:06d}", None, index) for index in range(synthetic)]
     gate = Gate(forbidden, compare, expected=len(files))
     builder = _Builder(spec, seed, gate, patients or {}, reading)
@@ -127,7 +130,8 @@ def build_corpus(
         progress(min(first + part, len(sources)), len(sources))
     if not builder.owners:
         shutil.rmtree(target / "parts")
-        raise XECGError(f"no window of {_SHORTEST_S:g} s or more in {', '.join(spots)}; needed recordings to train on")
+        none = f"no window of {_SHORTEST_S:g} s or more in {', '.join(spots)}; needed recordings to train on"
+        raise XECGError(none + _but([*left_out, *builder.left_out]))
     (target / "report.json").unlink(missing_ok=True)  # of a former build: what follows is whole only with its own
     windows = join_stores(target, made, spec_hash=spec.hash)
     _join_beats(target / "beats.npz", made)
@@ -135,11 +139,49 @@ def build_corpus(
         np.save(handle, np.array(builder.owners, np.int32))
     report = Report(
         windows, builder.recordings, synthetic, gate.compared, tuple(builder.refused), tuple(builder.duplicates),
-        tuple(spots.values()), len(set(builder.owners)),
+        tuple(spots.values()), len(set(builder.owners)), tally([*left_out, *builder.left_out]),
     )  # fmt: skip
     write_json(target / "report.json", asdict(report))
     shutil.rmtree(target / "parts")
     return report
+
+
+def tally(found: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
+    """Pairs of folder and reason, counted, in the order of their first."""
+    return tuple(LeftOut(folder, reason, count) for (folder, reason), count in Counter(found).items())
+
+
+def _but(left_out: Sequence[tuple[str, str]]) -> str:
+    return f". Left out: {', '.join(map(str, tally(left_out)))}" if left_out else ""
+
+
+def _admitted(
+    folders: Sequence[str | os.PathLike[str]],
+) -> tuple[list[tuple[Path, Path]], list[tuple[str, str]]]:
+    """(folder, recording) of what may be read, by place and name; folder and reason of each recording that may not."""
+    files: list[tuple[Path, Path]] = []
+    left_out: list[tuple[str, str]] = []
+    for place in map(Path, folders):
+        name = benchmark_of(place / "_" if place.is_dir() else place)
+        if name is not None:
+            raise XECGError(
+                f"{place}: belongs to {name}, a benchmark that pretrained weights are scored on; no recording of it may be "
+                "trained on. Leave it out; rename it if only its name is like theirs"
+            )
+        for path in find_records(place):
+            name = benchmark_of(path)
+            if name is None:
+                files.append((place, path))
+            else:
+                left_out.append((_folder_of(place, path), f"{name}, a benchmark set"))
+    return files, left_out
+
+
+def _folder_of(place: Path, path: Path) -> str:
+    """The uppermost folder below `place` that gives `path` away as a benchmark's, or the one that it lies in."""
+    parts = path.relative_to(place).parts[:-1]
+    tops = ("/".join(parts[:k]) for k in range(1, len(parts)))
+    return next((top for top in tops if benchmark_of(place / top / "_")), "/".join(parts)) or place.resolve().name
 
 
 def _check_place(target: Path, folders: Sequence[str | os.PathLike[str]]) -> None:
@@ -166,6 +208,7 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
     try:
         data = json.loads(place.read_bytes())
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        values["left_out"] = tuple(LeftOut(*row) for row in values.get("left_out", ()))
         return Report(**values)
     except (ValueError, AttributeError, TypeError) as error:
         raise ReadError(
@@ -208,10 +251,13 @@ class _Builder:
         self.owners: list[int] = []
         self.refused: list[str] = []
         self.duplicates: list[str] = []
+        self.left_out: list[tuple[str, str]] = []
         self.recordings = 0
 
     def part(self, folder: Path, sources: Sequence[_Source]) -> None:
-        keys = sha256("\n".join([self._spec.hash, *(s.key(self._seed) for s in sources)]).encode()).hexdigest()
+        keys = sha256(
+            "\n".join([self._spec.hash, self._gate.digest, *(s.key(self._seed) for s in sources)]).encode()
+        ).hexdigest()
         notes = folder / "notes.json"
         if not notes.exists() or json.loads(notes.read_bytes())["made_from"] != keys:
             shutil.rmtree(folder, ignore_errors=True)
@@ -220,7 +266,7 @@ class _Builder:
         self._take(folder, sources)
 
     def _make(self, folder: Path, sources: Sequence[_Source], keys: str) -> None:
-        notes: dict[str, Any] = {"made_from": keys, "refused": [], "duplicates": [], "kept": []}
+        notes: dict[str, Any] = {"made_from": keys, "refused": [], "duplicates": [], "left_out": [], "kept": []}
         beats: list[Beats] = []
         marks: list[np.ndarray] = []
 
@@ -232,10 +278,15 @@ class _Builder:
                 else:
                     try:
                         recording = self._reading(source.path)
+                        digest, own, twin = self._gate.ask(recording, str(source.path))
                     except ReadError as error:
                         notes["refused"].append(str(error))
                         continue
-                    digest, own, twin = self._gate.ask(recording, str(source.path))
+                    except Forbidden as error:
+                        if source.root is None:  # named by itself
+                            raise
+                        notes["left_out"].append([_folder_of(source.root, source.path), error.reason])
+                        continue
                     if twin is not None:
                         notes["duplicates"].append(f"{source.path} repeats {twin}")
                         continue
@@ -266,6 +317,7 @@ class _Builder:
         notes = json.loads((folder / "notes.json").read_bytes())
         self.refused += notes["refused"]
         self.duplicates += notes["duplicates"]
+        self.left_out += [(folder, reason) for folder, reason in notes["left_out"]]
         with np.load(folder / "marks.npz", allow_pickle=False) as marks:
             for i, kept in enumerate(notes["kept"]):
                 source = sources[kept["source"]]

@@ -1,20 +1,22 @@
 """The corpus: preprocessed windows in a store, and the gate before it that no recording of a benchmark passes.
 
-Three walls stand there (`xecg.pretrain.build` puts them up). A folder or record name that belongs to a benchmark set is
-refused (`BENCHMARKS`); a recording whose content hash is on a list is refused; a recording that shares a stretch of samples
-with one of the folders to compare with is refused, also when it was cut or renamed. Each stops the build: nothing is
-skipped in silence.
+Three walls stand there (`xecg.pretrain.build` puts them up). A folder or record name that belongs to a benchmark set does
+not pass (`BENCHMARKS`); nor does a recording whose content hash is on a list, nor one that shares a stretch of samples with
+one of the folders to compare with, also when it was cut or renamed. What was named by itself stops the build; what lies under
+a folder that was named is left out, counted, and said in the report and in the model's card.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,17 @@ from xecg.pretrain.beats import Beats
 from xecg.pretrain.known import BENCHMARK_RECORDINGS
 from xecg.signal import Recording
 
-__all__ = ["BENCHMARKS", "Corpus", "Gate", "Rule", "benchmark_of", "content_hash", "fingerprints"]
+__all__ = [
+    "BENCHMARKS",
+    "Corpus",
+    "Forbidden",
+    "Gate",
+    "LeftOut",
+    "Rule",
+    "benchmark_of",
+    "content_hash",
+    "fingerprints",
+]
 
 _RUN = 32  # samples under one fingerprint
 _DIGITS = 16  # of a content hash are compared
@@ -57,7 +69,27 @@ BENCHMARKS = (
     Rule("MIMIC-IV-ECG", ("mimic-iv-ecg", "mimic-iv", "mimic-iv-ecg-demo")),
     Rule("DeepBeat", ("deepbeat",)),
     Rule("reader samples", ("wfdb-formats",)),  # pieces of MIT-BIH and others
+    Rule("reader samples", ("edf", "dicom"), below="formats"),
 )
+
+
+class LeftOut(NamedTuple):
+    """So many recordings of a folder that were not taken, and why. folder: below that which was named."""
+
+    folder: str
+    reason: str
+    recordings: int
+
+    def __str__(self) -> str:
+        return f"{self.folder} {self.recordings:,} ({self.reason})"
+
+
+class Forbidden(XECGError):
+    """A recording that may not be trained on. reason: why, in the words of `LeftOut`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def benchmark_of(path: str | os.PathLike[str]) -> str | None:
@@ -126,6 +158,13 @@ class Corpus:
             return found
         return np.unique([name.rpartition("@")[0] for name in self.ids], return_inverse=True)[1].astype(np.int32)
 
+    @cached_property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What the build did not take, by its report; () where there is none."""
+        path = self._store.folder / "report.json"
+        said = json.loads(path.read_bytes()).get("left_out", ()) if path.is_file() else ()
+        return tuple(LeftOut(*row) for row in said)
+
     def beats(self, index: int) -> Beats:
         """The beats of a window, in its samples. Raises ReadError where the corpus was built without them."""
         if self._beats is None:
@@ -158,17 +197,26 @@ class Gate:
         self._seen: dict[str, str] = {}
         self._corpus: dict[int, str] = {}
 
+    @property
+    def digest(self) -> str:
+        """Of what it compares with."""
+        return hashlib.sha256("\n".join([*sorted(self._forbidden), self._known.digest]).encode()).hexdigest()
+
     def ask(self, recording: Recording, name: str) -> tuple[str, np.ndarray, str | None]:
-        """What `admit` takes, and the recording that this one repeats, if any. Raises XECGError for a forbidden one."""
+        """What `admit` takes, and the recording that this one repeats, if any. Raises Forbidden for one that may not pass."""
         digest = content_hash(recording)
         if digest[:_DIGITS] in self._forbidden:
-            raise XECGError(
-                f"{name}: its content ({digest[:_DIGITS]}…) is on the list of recordings that may not be trained on; take it out"
+            raise Forbidden(
+                f"{name}: its content ({digest[:_DIGITS]}…) is on the list of recordings that may not be trained on; take it out",
+                "content on the list of benchmark recordings",
             )
         marks = np.fromiter(fingerprints(recording), np.uint64)
         twin = self._known.twin(marks)
         if twin is not None:
-            raise XECGError(f"{name}: shares samples with {twin}, which may not be trained on; take it out")
+            raise Forbidden(
+                f"{name}: shares samples with {twin}, which may not be trained on; take it out",
+                f"samples shared with {Path(twin).resolve().parent.name}, which is compared with",
+            )
         marks = marks[marks % np.uint64(self._thin) == 0]
         shared = [self._corpus[mark] for mark in marks.tolist() if mark in self._corpus]
         return digest, marks, self._seen.get(digest) or _most(shared, len(marks))
@@ -200,6 +248,7 @@ class _Owners:
         marks = np.concatenate([np.zeros(0, np.uint64), *found])
         order = marks.argsort()
         self._marks = marks[order]
+        self.digest = hashlib.sha256(self._marks.tobytes()).hexdigest()
         self._owner = np.repeat(np.arange(len(found), dtype=np.int32), [len(part) for part in found])[order]
 
     def twin(self, marks: np.ndarray) -> str | None:

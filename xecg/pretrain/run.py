@@ -7,11 +7,12 @@ import signal as signals
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from xecg.errors import SpecError, XECGError
+from xecg.io.atomic import write_json
 from xecg.model import XECG
 from xecg.model.config import SIGNAL_PRESET, XECGConfig
 from xecg.pretrain import progress
@@ -50,7 +51,7 @@ def pretrain(
             running["board"] = progress.board(Path(out) / "tensorboard")
         builder = _Builder(group, synthetic, settings.seed, forbidden, compare)
         place = builder.place(folders, Path(out) / "corpus", spec_of(settings.model))
-        built = read_report(place)  # now: what is wrong with it is not said after the last step
+        built = _noted(group, place, Path(out))  # now: what is wrong with it is not said after the last step
         done = train(settings, Corpus(place), out, device=device, stop=stop, **running)
     return built, done
 
@@ -88,9 +89,18 @@ def distill(
             taught = Corpus(builder.place(folders, Path(out) / "teacher-corpus", teacher.spec))
         corpus = Corpus(place)
         goal = Distillation(settings, corpus, group.device, teacher=teacher, taught=taught, look_ahead=look_ahead)
-        built = read_report(place)
+        built = _noted(group, place, Path(out))
         done = train(settings, corpus, out, objective=goal, device=device, stop=stop, **running)
     return built, done
+
+
+def _noted(group: Group, place: Path, out: Path) -> Report:
+    """The report of a run's corpus, kept beside its log too: OUT/data.json says what was trained on and what was left out."""
+    built = read_report(place)
+    if group.first:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "data.json", asdict(built))
+    return built
 
 
 def spec_of(model: str) -> SignalSpec:

@@ -119,9 +119,11 @@ def describe(settings: Settings, corpus: Corpus, *, origin: str) -> str:
         place = name.split("/")[0].partition("-")[2] or name.split("/")[0]
         sources[place] = sources.get(place, 0) + 1
     listed = "\n".join(f"- {place}: {count:,} windows" for place, count in sorted(sources.items()))
+    without = ", ".join(map(str, corpus.left_out)) or "nothing"
     visits = settings.steps * settings.batch
     return (
         f"# {settings.model}\n\n{origin}: {settings.steps:,} steps of {settings.batch} records, {visits:,} record visits, "
         f"seed {settings.seed}.\n\nTrained on (corpus {corpus.digest}):\n\n{listed}\n\n"
+        f"Left out of the folders that were given: {without}.\n\n"
         f"Settings: `{json.dumps(settings.to_dict(), sort_keys=True)}`\n\nResearch use only, not a medical device.\n"
     )

@@ -3,6 +3,7 @@
 A run is a folder:
 
     OUT/settings.json            what was asked for
+    OUT/data.json                what the corpus was made of, and what was left out (`xecg.pretrain.run` writes it)
     OUT/log.jsonl                one line every few steps; OUT/probes.jsonl: of the probes, where they are asked for
     OUT/report.html              both as a page, written when a run ends or is stopped
     OUT/state-STEP.safetensors   student, teacher, AdamW moments; counters in the header; the newest two are kept
