@@ -40,6 +40,7 @@ def write(folder: Path, name: str, *, seed: int, duration_s: float = 10.0, first
         ("renamed/HR00001.hea", "PTB-XL"),
         ("challenge-2021/HR/g1/x.hea", "PTB-XL in Challenge 2021"),
         ("challenge-2021/A/x.hea", "CPSC 2018 in Challenge 2021"),
+        ("challenge-2021/Q/x.hea", "CPSC 2018 in Challenge 2021"),
         ("renamed/A0001.hea", "CPSC 2018"),
         ("renamed/Q0001.hea", "CPSC 2018"),
         ("challenge-2021/E/E00001.hea", None),

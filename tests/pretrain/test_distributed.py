@@ -144,7 +144,11 @@ def run(place: str, out: str, settings: Settings, until: int, spoiled: tuple[int
     start = int(states(Path(out))[-1].stem.split("-")[1]) if states(Path(out)) else 0
     stop = (lambda: next(asked) >= until - start) if current().rank == current().size - 1 else (lambda: False)
     done = train(settings, corpus, out, objective=goal, log_every=1, stop=stop)
-    found: dict[str, Any] = {"seen": seen, "step": done.step}
+    own = len(current().share(range(settings.batch)))
+    found: dict[str, Any] = {
+        "seen": seen[: (done.step - start) * own],
+        "step": done.step,
+    }  # a step more may be made ahead
     for side, model in (("student", goal.student), ("teacher", goal.teacher)):
         found |= {f"{side}.{k}": v for k, v in model.state_dict().items()}
     return found

@@ -172,8 +172,10 @@ class Corpus:
             if not path.is_file():
                 raise ReadError(str(path), "beats", "absent", "needed for the auxiliary objective", "Build it again.")
             with np.load(path, allow_pickle=False) as found:
+                self._first = found[
+                    "first"
+                ]  # before the beats: another thread takes those for a sign that all is there
                 self._beats = Beats(found["time"], found["kind"], found["waves"])
-                self._first = found["first"]
         part = slice(self._first[index], self._first[index + 1])
         return Beats(*(column[part] for column in self._beats))
 

@@ -67,7 +67,10 @@ class Objective(Protocol):
     def teacher(self) -> XECG | None: ...
 
     def load(self, records: list[tuple[int, int]], epoch: int) -> Any:
-        """The views of records (index, repetition) of one micro-batch, and all else that has no gradient."""
+        """The views of records (index, repetition) of one micro-batch, and all else that has no gradient.
+
+        Called from a thread, a step before it is needed: it may depend on nothing that training changes.
+        """
 
     def counts(self, piece: Any) -> Tensor:
         """What shares are divided by, once summed over micro-batches and processes: float64 (n,)."""

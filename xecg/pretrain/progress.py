@@ -54,7 +54,7 @@ def board(folder: Path) -> Callable[[dict[str, Any]], None]:
 
 
 class Clock:
-    """Records a second, the share of time spent on making batches, memory."""
+    """Records a second, the share of time spent on waiting for batches, memory."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()

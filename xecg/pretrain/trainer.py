@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ import torch
 from xecg.errors import SpecError, XECGError
 from xecg.io.atomic import remove_stale, write_json
 from xecg.pretrain import losses, schedule
+from xecg.pretrain.ahead import Ahead
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distributed import Group, current
 from xecg.pretrain.objective import Objective, Result, SimDINO, learned
@@ -86,67 +88,68 @@ def train(
     parameters = [parameter for _, parameter in learned(run.objective)]
     line: dict[str, Any] = {}
     bad = 0
-    while run.step < settings.steps and not group.any(stop()):
-        epoch, ids = batches.of(run.step)
-        own = list(group.share(ids))
-        size = micro or len(own)
-        pieces = [run.objective.load(own[i : i + size], epoch) for i in range(0, len(own), size)]
-        clock.loaded()
+    make = partial(_pieces, run.objective, batches, group, micro)
+    clock.pause()
+    with Ahead(make, settings.steps) as ahead:
+        while run.step < settings.steps and not group.any(stop()):
+            clock.stepped(0)  # what was written, and waiting for the others, is no waiting for data
+            epoch, count, pieces = ahead.of(run.step)
+            clock.loaded()
 
-        rate, decay, beta = _scheduled(settings, run.step)
-        for param_group in run.optimiser.param_groups:
-            param_group["lr"] = rate * param_group["factor"]
-            param_group["weight_decay"] = decay if param_group["decays"] else 0.0
+            rate, decay, beta = _scheduled(settings, run.step)
+            for param_group in run.optimiser.param_groups:
+                param_group["lr"] = rate * param_group["factor"]
+                param_group["weight_decay"] = decay if param_group["decays"] else 0.0
 
-        run.optimiser.zero_grad(set_to_none=True)
-        totals = group.sum(torch.stack([run.objective.counts(piece) for piece in pieces]).sum(0))
-        result = run.objective.backward(pieces, totals, group)
-        group.sum_gradients_(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
-        names = list(result.parts)
-        shares = group.sum(torch.stack([result.parts[name] for name in names]).double()).tolist()
-        parts = dict(zip(names, shares))
-        loss = sum(run.objective.weights[name] * value for name, value in parts.items())
-        if math.isfinite(loss) and bool(torch.isfinite(norm)):  # of summed numbers: all processes decide alike
-            run.optimiser.step()
-            run.objective.after_step(beta)
-            bad = 0
-        else:
-            bad += 1
-            run.skipped += 1
-        run.step += 1
-        clock.stepped(len(ids))
+            run.optimiser.zero_grad(set_to_none=True)
+            totals = group.sum(torch.stack([run.objective.counts(piece) for piece in pieces]).sum(0))
+            result = run.objective.backward(pieces, totals, group)
+            group.sum_gradients_(parameters)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+            names = list(result.parts)
+            shares = group.sum(torch.stack([result.parts[name] for name in names]).double()).tolist()
+            parts = dict(zip(names, shares))
+            loss = sum(run.objective.weights[name] * value for name, value in parts.items())
+            if math.isfinite(loss) and bool(torch.isfinite(norm)):  # of summed numbers: all processes decide alike
+                run.optimiser.step()
+                run.objective.after_step(beta)
+                bad = 0
+            else:
+                bad += 1
+                run.skipped += 1
+            run.step += 1
+            clock.stepped(count)
 
-        if bad == 0 and group.first and (run.step % save_every == 0 or run.step == settings.steps):
-            write_state(run, folder)
-        if run.step % log_every == 0 or run.step == settings.steps or bad:
-            line = {"step": run.step, "epoch": epoch, "samples": run.step * settings.batch, "loss": loss} | parts
-            line |= {"gradient": float(norm), "rate": rate, "decay": decay, "beta": beta, "skipped": run.skipped}
-            line |= _watch(result, group, len(ids)) | clock.figures()
-            line["eta_s"] = (settings.steps - run.step) * settings.batch / max(line["records_per_s"], 1e-9)
-            if line["rate_share"] < _COLLAPSED and run.step > settings.warmup * settings.steps:
-                line["alarm"] = "collapse: pooled vectors span almost nothing"
-            if group.first:
-                append_line(folder / "log.jsonl", line)
-                board(line)
-                report(line)
-        if probes and group.first and bad == 0 and (run.step % probe_every == 0 or run.step == settings.steps):
-            found = {"step": run.step} | probes.ask(run.objective.teacher or run.objective.student, group.device)
-            append_line(folder / "probes.jsonl", found)
-            board(found)
-            clock.pause()
-        if bad == _BAD_STEPS:
-            raise XECGError(
-                f"step {run.step}: loss {loss}, gradient norm {float(norm)}, the third in a row that is not "
-                f"finite; the last good state is in {folder}. Lower the rate and start a new run"
-            )
-        if max_memory_mb is not None and group.any(clock.memory_mb() > max_memory_mb):
-            if bad == 0 and group.first:
+            if bad == 0 and group.first and (run.step % save_every == 0 or run.step == settings.steps):
                 write_state(run, folder)
-            raise XECGError(
-                f"step {run.step}: {clock.memory_mb():,.0f} MB of memory in use; allowed were {max_memory_mb:,.0f}. The "
-                "last state is saved: go on with more, or start a run with a smaller batch"
-            )
+            if run.step % log_every == 0 or run.step == settings.steps or bad:
+                line = {"step": run.step, "epoch": epoch, "samples": run.step * settings.batch, "loss": loss} | parts
+                line |= {"gradient": float(norm), "rate": rate, "decay": decay, "beta": beta, "skipped": run.skipped}
+                line |= _watch(result, group, count) | clock.figures()
+                line["eta_s"] = (settings.steps - run.step) * settings.batch / max(line["records_per_s"], 1e-9)
+                if line["rate_share"] < _COLLAPSED and run.step > settings.warmup * settings.steps:
+                    line["alarm"] = "collapse: pooled vectors span almost nothing"
+                if group.first:
+                    append_line(folder / "log.jsonl", line)
+                    board(line)
+                    report(line)
+            if probes and group.first and bad == 0 and (run.step % probe_every == 0 or run.step == settings.steps):
+                found = {"step": run.step} | probes.ask(run.objective.teacher or run.objective.student, group.device)
+                append_line(folder / "probes.jsonl", found)
+                board(found)
+                clock.pause()
+            if bad == _BAD_STEPS:
+                raise XECGError(
+                    f"step {run.step}: loss {loss}, gradient norm {float(norm)}, the third in a row that is not "
+                    f"finite; the last good state is in {folder}. Lower the rate and start a new run"
+                )
+            if max_memory_mb is not None and group.any(clock.memory_mb() > max_memory_mb):
+                if bad == 0 and group.first:
+                    write_state(run, folder)
+                raise XECGError(
+                    f"step {run.step}: {clock.memory_mb():,.0f} MB of memory in use; allowed were {max_memory_mb:,.0f}. The "
+                    "last state is saved: go on with more, or start a run with a smaller batch"
+                )
     finished = run.step >= settings.steps
     if group.first and not finished and bad == 0:
         write_state(run, folder)
@@ -156,6 +159,14 @@ def train(
         write_report(folder)
     group.any(False)  # nobody leaves before what the first process writes is there
     return Summary(run.step, finished, line)
+
+
+def _pieces(objective: Objective, batches: Batches, group: Group, micro: int, step: int) -> tuple[int, int, list[Any]]:
+    """The epoch of a step, its records over all processes, and the micro-batches of this one."""
+    epoch, ids = batches.of(step)
+    own = list(group.share(ids))
+    size = micro or len(own)
+    return epoch, len(ids), [objective.load(own[i : i + size], epoch) for i in range(0, len(own), size)]
 
 
 def _open(
