@@ -12,8 +12,8 @@ import torch
 
 from benchecg.models.base import Tokens
 from benchecg.models.xecg import XECGAdapter
-from benchecg.predictions import predictions_of
-from benchecg.protocols import linear_probe, unit_features
+from benchecg.predictions import peak_predictions_of, predictions_of
+from benchecg.protocols import linear_probe, peak_probe, record_tokens, unit_features
 from benchecg.protocols.linear_probe import LinearMap
 from benchecg.running import LoadedTask
 from benchecg.scoring import score
@@ -25,7 +25,11 @@ from xecg.model import XECG, Head, HeadSpec
 from xecg.model.predict import covariates_of
 from xecg.signal import Recording
 
-__all__ = ["Fitted", "card_of", "fit_head"]
+__all__ = ["Fitted", "card_of", "errors_of", "fit_head"]
+
+_SHOWN = {
+    "peaks": ("f1_75ms", "se_75ms", "ppv_75ms", "f1_10ms", "timing_error_ms")
+}  # of a kind; else its metric and F1
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,34 +78,48 @@ def fit_head(
     if refused:
         raise SpecError(f"{task.title}: {refused}")
     adapter = _Shifted(model, after=after, covariates=covariates)
+    groups = record_facts(task, data, data_sha256="")
+    facts: dict[str, Any] = {"model": model.name, "groups": groups, "resamples": resamples, "seed": 0}
+    known: dict[str, Any] = {"after": after, "encoder": model.name, "fingerprint": model.fingerprint}
+    units = {name: int(data.in_split(name).sum()) for name in ("train", "val", "test")}
+    if task.kind == "peaks":
+        given = record_tokens(task, data, adapter, data_sha256="", progress=progress).tokens
+        truth_s = {i: np.sort(data.time_s[data.record == i]) for i in given}
+        train_r, val_r, test_r = ([i for i, r in enumerate(data.records) if r.split == name] for name in units)
+        found = peak_probe(given, truth_s, train=train_r, val=val_r, test=test_r)
+        spec = HeadSpec("peaks", task.classes, of="token", heights=found.outputs, threshold=found.theta, **known)
+        scored = score(peak_predictions_of(task, data, found=found.found, **facts))
+        return Fitted(_head_of(found.head, spec, model), scored, found.c, units)
     features = unit_features(task, data, adapter, data_sha256="", progress=progress)
     train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
     probe = linear_probe(
         task, features=features.values, valid=features.valid, label=data.label, train=train, val=val, test=test
     )
     assert probe.head is not None
-    predictions = predictions_of(
-        task,
-        data,
-        model=model.name,
-        score=probe.score,
-        valid=features.valid[test],
-        groups=record_facts(task, data, data_sha256=""),
-        resamples=resamples,
-        seed=0,
-    )
+    scored = score(predictions_of(task, data, score=probe.score, valid=features.valid[test], **facts))
     spec = HeadSpec(
         task.kind,
         task.classes if task.kind not in ("regression", "survival") else (),
         of="token" if np.isfinite(data.time_s).all() else "record",
         covariates=covariates,
         unit=unit,
-        after=after,
-        encoder=model.name,
-        fingerprint=model.fingerprint,
+        **known,
     )
-    units = {name: int(part.sum()) for name, part in (("train", train), ("val", val), ("test", test))}
-    return Fitted(_head_of(probe.head, spec, model), score(predictions), probe.c, units)
+    return Fitted(_head_of(probe.head, spec, model), scored, probe.c, units)
+
+
+def errors_of(task: Task, fitted: Fitted, tested_on: str) -> dict[str, Any]:
+    """What the head's file keeps of its errors: `Head.errors`, which `xecg predict` states. tested_on: in words."""
+    metrics, rows = fitted.scored["metrics"], fitted.scored["per_record"] or []
+    shown = _SHOWN.get(task.kind) or (task.metric, *(name for name in metrics if name.startswith("f1/")))
+    peaks = task.kind == "peaks"
+    by_record = {Path(r["record"]).name: r["macro_f1"] if peaks else r["correct"] / r["units"] for r in rows}
+    return {
+        "on": f"{tested_on}: {fitted.units['test']:,} {task.unit}s of patients it has not seen",
+        "metrics": {name: [metrics[name][k] for k in ("value", "low", "high")] for name in dict.fromkeys(shown)},
+        "each": "F1 at ±75 ms" if peaks else f"share of {task.unit}s that it names rightly",
+        "by_record": {name: None if v is None else round(v, 4) for name, v in by_record.items()},
+    }
 
 
 def card_of(task: Task, fitted: Fitted, about: str = "") -> str:
@@ -110,8 +128,9 @@ def card_of(task: Task, fitted: Fitted, about: str = "") -> str:
     lines = [
         about.strip(),
         f"Linear head ({spec.kind}) on frozen tokens of encoder {spec.encoder!r} ({spec.fingerprint}); {task.label_rule}.",
-        f"Fitted on {units['train']:,} training and {units['val']:,} validation {task.unit}s, C = {fitted.c:g} chosen on validation; "
-        f"split: {task.split_rule}. Errors below: {units['test']:,} {task.unit}s of patients it has not seen.",
+        f"Fitted on {units['train']:,} training and {units['val']:,} validation {task.unit}s, C = {fitted.c:g}"
+        f"{_threshold(spec)} chosen on validation; split: {task.split_rule}. "
+        f"Errors below: {units['test']:,} {task.unit}s of patients it has not seen.",
         "Research use only, not a medical device.",
         "\n".join(
             ["| metric | value | 95 % interval by patient |", "|---|---|---|", *map(_row, scored["metrics"].items())]
@@ -119,7 +138,7 @@ def card_of(task: Task, fitted: Fitted, about: str = "") -> str:
     ]
     if scored["per_record"]:
         names = task.classes
-        head = f"| record | {task.unit}s | correct | {' | '.join(f'F1 {n}' for n in names)} |"
+        head = f"| record | {task.unit}s | {'found' if spec.kind == 'peaks' else 'correct'} | {' | '.join(f'F1 {n}' for n in names)} |"
         rows = [
             f"| {Path(r['record']).name} | {r['units']:,} | {r['correct'] / r['units']:.3f} | "
             f"{' | '.join(_text(r['f1'][n]) for n in names)} |"
@@ -127,6 +146,10 @@ def card_of(task: Task, fitted: Fitted, about: str = "") -> str:
         ]
         lines.append("\n".join([head, "|" + "---|" * (3 + len(names)), *rows]))
     return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _threshold(spec: HeadSpec) -> str:
+    return f" and threshold {spec.threshold:g}" if spec.kind == "peaks" else ""
 
 
 def _row(item: tuple[str, dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from benchecg.tasks.base import SPLITS, Dataset, Record, Task, TaskData, hash_fr
 from xecg.errors import ReadError, SpecError
 from xecg.model.predict import AAMI
 
-__all__ = ["KINDS", "beats_task", "table_task"]
+__all__ = ["KINDS", "beats_task", "peaks_task", "table_task"]
 
 KINDS = ("binary", "multiclass", "multilabel", "regression", "survival")
 _MOST_CLASSES = 10  # different numbers beyond which a single column is a number to be told, not a class
@@ -79,6 +80,17 @@ def beats_task(path: Path) -> tuple[Task, TaskData]:
         label += [c for _, c in beats]
     task = _task(path, records, "multiclass", _BEATS, "symbols of the annotations by AAMI EC57; F and Q are other")
     return task, TaskData(records, np.array(record), np.array(time_s), np.array(label), True, (path,))
+
+
+def peaks_task(path: Path) -> tuple[Task, TaskData]:
+    """The R peaks of the table's recordings: the times of their annotated beats. Raises ReadError, SpecError."""
+    task, data = beats_task(path)
+    rule = "an R peak is any annotated beat"
+    asked = replace(
+        task, kind="peaks", classes=("R",), metric="f1_75ms", title=f"{path.name}: {rule}", label_rule=rule,
+        records_per_call=1,
+    )  # fmt: skip
+    return asked, replace(data, label=np.ones(len(data.label), np.int64))
 
 
 def _rows(path: Path, labels: Sequence[str]) -> list[dict[str, str]]:

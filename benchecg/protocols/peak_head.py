@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchecg.models.base import Tokens
-from benchecg.protocols.linear_probe import C_GRID
+from benchecg.protocols.linear_probe import C_GRID, LinearMap
 from xecg.errors import SpecError
 from xecg.signal import peaks
 
@@ -55,7 +55,7 @@ READINGS = {  # by profile; of the published scripts: a probability above one ha
 class PeakProbe:
     """found: record index → (time_s, height) of the peaks picked in each test record. outputs: values a token.
 
-    c, theta: chosen. validation: F1 at ±75 ms of each C at its best theta.
+    c, theta: chosen. validation: F1 at ±75 ms of each C at its best theta. head: what gave the curves.
     """
 
     found: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -64,6 +64,7 @@ class PeakProbe:
     outputs: int
     validation: dict[str, float | None]
     n_fit: int
+    head: LinearMap
 
 
 class _Head:
@@ -83,8 +84,14 @@ class _Head:
 
     def curve(self, tokens: Tokens, c: float) -> np.ndarray:
         """Heights (T, outputs) at the times of `_grid`."""
-        weights = self._vectors @ (self._projected / (np.maximum(self._values, 0) + 1 / c)[:, None])
-        return (tokens.values - self._centre) / self._scale @ weights + self._offset
+        return (tokens.values - self._centre) / self._scale @ self._weights(c) + self._offset
+
+    def linear(self, c: float) -> LinearMap:
+        return LinearMap(self._weights(c).T, self._offset, self._centre, self._scale)
+
+    def _weights(self, c: float) -> np.ndarray:
+        found: np.ndarray = self._vectors @ (self._projected / (np.maximum(self._values, 0) + 1 / c)[:, None])
+        return found
 
 
 def _grid(tokens: Tokens, outputs: int) -> np.ndarray:
@@ -122,7 +129,7 @@ def peak_probe(
     head = _Head([tokens[i] for i in both], [truth_s[i] for i in both], outputs)
     found = {i: _picked(head, c, tokens[i], outputs, theta, reading) for i in test}
     validation: dict[str, float | None] = {f"{each:g}": value for each, (value, _) in best.items()}
-    return PeakProbe(found, c, theta, outputs, validation, head.n)
+    return PeakProbe(found, c, theta, outputs, validation, head.n, head.linear(c))
 
 
 def _picked(head: _Head, c: float, tokens: Tokens, outputs: int, theta: float, reading: Reading) -> Picked:

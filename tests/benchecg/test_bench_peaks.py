@@ -123,6 +123,9 @@ def test_the_head_finds_peaks_that_the_tokens_hold_and_ignores_the_test_truth():
     for i in split["test"]:
         values = _values(truth[i], probe.found[i][0])
         assert values["f1_75ms"] == 1.0 and values["f1_10ms"] > 0.8  # a peak at a token's border is placed within 15 ms
+    curve = (tokens[4].values - probe.head.centre) / probe.head.scale @ probe.head.weight.T + probe.head.bias
+    grid = tokens[4].start_s[:, None] + 0.25 * (np.arange(25) + 0.5) / 25
+    np.testing.assert_allclose(pick(grid.ravel(), curve.ravel(), theta=probe.theta), probe.found[4], atol=1e-9)
     other = peak_probe(tokens, {**truth, 4: truth[4][::2] + 0.1, 5: np.zeros(0)}, **split)
     for i in split["test"]:
         np.testing.assert_array_equal(probe.found[i][0], other.found[i][0])

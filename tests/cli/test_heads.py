@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchecg.user_table import beats_task, table_task
-from xecg import load
+from benchecg.finetuning import fit_head
+from benchecg.user_table import beats_task, peaks_task, table_task
+from xecg import load, read
 from xecg.cli import main
 from xecg.errors import ReadError, SpecError
-from xecg.model import load_head
-from xecg.signal import simulate
+from xecg.model import Head, HeadSpec, load_head, save_head
+from xecg.model.predict import predict
+from xecg.signal import peaks, simulate
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,10 @@ def test_a_head_of_a_column_is_scored_on_patients_it_has_not_seen_and_then_predi
 def test_a_head_of_beats_answers_at_each_beat_and_says_its_error(archive, tmp_path):
     made = _run("finetune", archive, "-o", tmp_path / "b.safetensors", "--beats")
     assert made.exit_code == 0 and "patients it has not seen" in made.stdout
+    errors = load_head(tmp_path / "b.safetensors").errors
+    assert {"macro_f1", "f1/N", "f1/S", "f1/V"} <= set(errors["metrics"]) and errors["each"].startswith(
+        "share of beats"
+    )
     record = archive.parent / f"{next(csv.DictReader(archive.open()))['record']}.hea"
     done = _run("predict", tmp_path / "b.safetensors", record)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -62,6 +68,52 @@ def test_a_head_of_beats_answers_at_each_beat_and_says_its_error(archive, tmp_pa
     assert all(abs(sum(line["answer"].values()) - 1) < 1e-4 for line in lines)
     told = json.loads(_run("predict", tmp_path / "b.safetensors", record, "--summary").stdout)
     assert told["sensitivity"] > 0.8 and told["classes"]["N"]["annotated"] > 0
+
+
+def test_a_head_of_peaks_prints_their_times_and_states_its_error(archive, tmp_path):
+    made = _run("finetune", archive, "-o", tmp_path / "p.safetensors", "--peaks", "--json")
+    assert made.exit_code == 0 and json.loads(made.stdout)["kind"] == "peaks"
+    head = load_head(tmp_path / "p.safetensors", load("tiny"))
+    assert head.spec.classes == ("R",) and head.spec.heights == 25 and head.weight.shape == (25, head.width)
+    tested = list(head.errors["by_record"])
+    assert tested and "| record | beats | found | F1 R |" in head.card
+    record = archive.parent / f"{tested[0]}.hea"
+    done = _run("predict", tmp_path / "p.safetensors", record)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    times = np.array([line["time_s"] for line in lines])
+    truth = np.array(read(record).annotations.sample) / 250
+    f1 = peaks.match(truth, times, 0.075).f1
+    assert f1 > 0.7 and abs(f1 - head.errors["by_record"][tested[0]]) < 1e-4  # what the card says of that record
+    assert all(set(line["answer"]) == {"height"} and line["by"] == "head:peaks" for line in lines)
+    value = head.errors["metrics"]["f1_75ms"][0]
+    assert (
+        f"p: error of this head on test records of labels.csv: {len(truth) and head.errors['on'].split(': ')[1]}"
+        in done.stderr
+    )
+    assert f"f1_75ms {value:.3f} [" in done.stderr
+    assert f"F1 at ±75 ms, by record: {tested[0]} {f1:.3f}, " in done.stderr
+
+
+def test_a_causal_heads_answers_are_of_the_time_that_they_speak_of(archive, tmp_path):
+    """Read a token later, the same peaks are at the same times: a head of `after` 1 is no quarter of a second late."""
+    task, data = peaks_task(archive)
+    fitted = fit_head(task, data, load("tiny-causal"), after=1, resamples=20)
+    name = fitted.scored["per_record"][0]["record"]
+    recording = read(archive.parent / f"{name}.hea")
+    found = predict(recording, load("tiny-causal"), fitted.head).time_s
+    truth = np.array(recording.annotations.sample) / 250
+    errors = peaks.match(truth, found, 0.075)
+    assert errors.f1 == pytest.approx(fitted.scored["per_record"][0]["macro_f1"], abs=1e-6)
+    assert errors.f1 > 0.5 and abs(np.median(errors.errors_s)) < 0.02
+
+
+def test_a_head_without_figures_says_that_its_card_has_them(archive, tmp_path):
+    head = Head(
+        HeadSpec("binary", ("a", "b"), encoder="tiny", fingerprint=load("tiny").fingerprint), load("tiny").config.dim
+    )
+    save_head(head, tmp_path / "old.safetensors")
+    done = _run("predict", tmp_path / "old.safetensors", sorted(archive.parent.glob("*.hea"))[0])
+    assert done.exit_code == 0 and "old: error of this head: see its card" in done.stderr
 
 
 def test_a_refused_recording_is_named_and_the_others_are_answered(archive, tmp_path):
@@ -123,3 +175,4 @@ def test_too_few_patients_for_a_score_are_no_head(archive, tmp_path):
     path.unlink()
     assert done.exit_code == 1 and "too few records" in done.stderr and not (tmp_path / "h.safetensors").exists()
     assert _run("finetune", archive, "-o", tmp_path / "h.safetensors").exit_code == 2
+    assert _run("finetune", archive, "-o", tmp_path / "h.safetensors", "--beats", "--peaks").exit_code == 2

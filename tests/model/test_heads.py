@@ -7,7 +7,7 @@ from torch import nn
 
 from benchecg.protocols.cox import efron as efron_of_numpy
 from xecg.errors import CheckpointError, ShapeError, SpecError
-from xecg.model import XECG, Head, HeadSpec, XECGConfig, load_head, save_head
+from xecg.model import XECG, Head, HeadSpec, XECGConfig, heads, load, load_head, save_head
 from xecg.model.heads import efron, loss_of
 
 SPECS = (
@@ -37,8 +37,11 @@ def _head(spec: HeadSpec, width: int = 6) -> Head:
 def test_a_head_comes_back_from_its_file_with_the_same_bits(spec, tmp_path):
     head = _head(spec)
     save_head(head, tmp_path / "h.safetensors")
+    assert load_head(tmp_path / "h.safetensors").errors == {}
+    head.errors = {"on": "others", "metrics": {"f1": [0.5, None, 0.9]}, "each": "F1", "by_record": {"a": None}}
+    save_head(head, tmp_path / "h.safetensors")
     again = load_head(tmp_path / "h.safetensors")
-    assert again.spec == spec and again.card == "about" and again.width == 6
+    assert again.spec == spec and again.card == "about" and again.width == 6 and again.errors == head.errors
     tokens, covariates = torch.randn(3, 7, 6), torch.randn(3, 2) if spec.covariates else None
     logits = again(tokens, None, covariates)
     assert torch.equal(logits, head(tokens, None, covariates))
@@ -116,6 +119,15 @@ def test_a_head_of_another_encoder_is_refused(tmp_path):
     load_head(tmp_path / "h.safetensors", mine)
     with pytest.raises(CheckpointError, match=r"fitted on encoder 'mine'.*this one is 'other'"):
         load_head(tmp_path / "h.safetensors", other)
+
+
+def test_every_head_that_ships_is_of_the_encoder_that_ships_beside_it():
+    found = sorted(heads._HEADS.glob("*.safetensors"))
+    assert found
+    for path in found:
+        encoder = load_head(path.stem).spec.encoder
+        assert load_head(path.stem, load(encoder)).card and path.stat().st_size <= 50_000, path.stem
+        assert path.stem.startswith(f"{encoder}-")
 
 
 def test_a_damaged_absent_or_foreign_file_is_refused(tmp_path):

@@ -21,6 +21,7 @@ __all__ = ["command"]
 )
 @click.option("--label", "labels", multiple=True, metavar="COLUMN", help="What to learn; repeat for several labels.")
 @click.option("--beats", is_flag=True, help="Learn N, S, V, other of every beat, from the recordings' annotations.")
+@click.option("--peaks", is_flag=True, help="Learn the times of R peaks, from the recordings' annotations.")
 @click.option("--kind", help="binary, multiclass, multilabel, regression or survival. Default: by the column's values.")
 @click.option("--covariate", "covariates", multiple=True, type=click.Choice(["age", "sex"]), help="Beside the signal.")
 @click.option("--unit", default="", help="Unit of a number, for whoever reads the answer.")
@@ -40,6 +41,7 @@ def command(
     name: str,
     labels: tuple[str, ...],
     beats: bool,
+    peaks: bool,
     kind: str | None,
     covariates: tuple[str, ...],
     unit: str,
@@ -52,15 +54,17 @@ def command(
     A column `patient` keeps a person on one side of the split; a column `split` (train, val, test) overrides the rule. The printed
     score is of patients that the head has not seen.
     """
-    if beats == bool(labels):
-        raise click.UsageError("needed --label COLUMN, once or more, or --beats")
-    from benchecg.finetuning import card_of, fit_head
-    from benchecg.user_table import beats_task, table_task
+    if beats + peaks + bool(labels) != 1:
+        raise click.UsageError("needed one of --label COLUMN, once or more, --beats and --peaks")
+    from benchecg.finetuning import card_of, errors_of, fit_head
+    from benchecg.user_table import beats_task, peaks_task, table_task
     from xecg.model import load, save_head
 
-    task, data = beats_task(table) if beats else table_task(table, labels, kind=kind)
+    of_beats = beats_task if beats else peaks_task
+    task, data = of_beats(table) if beats or peaks else table_task(table, labels, kind=kind)
     fitted = fit_head(task, data, load(name), unit=unit, after=after, covariates=covariates)
     fitted.head.card = card_of(task, fitted, card.read_text(encoding="utf-8") if card else "")
+    fitted.head.errors = errors_of(task, fitted, f"test records of {table.name}")
     save_head(fitted.head, output)
     metric = fitted.scored["metrics"][task.metric]
     if as_json:

@@ -38,7 +38,8 @@ def command(
 ) -> None:
     """Answers of HEAD (a file that xecg finetune wrote, or the name of one that ships) for recordings and folders.
 
-    JSON lines: one an answer, with the time of a beat or a peak. Where a recording has annotations, its summary has the error.
+    JSON lines: one an answer, with the time of a beat or a peak. The head's errors on recordings that it was not fitted on are
+    stated on stderr; where a recording has annotations, its summary has those on it.
     Research use only, not a medical device.
     """
     from xecg import io
@@ -49,6 +50,8 @@ def command(
     head = load_head(head_name)
     model = load(name or head.spec.encoder)
     head = load_head(head_name, model)
+    for text in _stated(head_name, head):
+        click.echo(printable(text), err=True)
     refused = 0
     for path in [p for root in paths for p in io.find_records(root)]:
         try:
@@ -61,6 +64,27 @@ def command(
         for line in [_summary(path, recording, head, found)] if summary else _lines(path, head, found):
             click.echo(json.dumps(line, allow_nan=False))
     context.exit(_REFUSED if refused else 0)
+
+
+def _stated(name: str, head: Head) -> list[str]:
+    """The head's own errors in words: over all, and of each recording that it was tested on."""
+    errors = head.errors
+    if not errors:
+        return [f"{Path(name).stem}: error of this head: see its card; the file has no figures"]
+    values = ", ".join(f"{n} {_interval(*v)}" for n, v in errors["metrics"].items())
+    lines = [f"{Path(name).stem}: error of this head on {errors['on']}: {values}"]
+    if errors["by_record"]:
+        each = ", ".join(f"{n} {_number(v)}" for n, v in errors["by_record"].items())
+        lines.append(f"{errors['each']}, by record: {each}")
+    return lines
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _lines(path: Path, head: Head, found: Prediction) -> list[dict[str, Any]]:

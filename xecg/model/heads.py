@@ -34,6 +34,8 @@ class Head(nn.Module):
     """weight (outputs, D + covariates), bias (outputs,) on features standardised by `centre` and `scale`, (D + covariates,).
 
     A regression's logits are standard numbers: its answer is `offset` + `spread` · logit. card: text about origin and limits.
+    errors: of recordings that it was not fitted on, {} where it says none: "on" (which), "metrics" (name → value, low, high),
+    "each" and "by_record" (what of each record, record → value).
     """
 
     centre: Tensor
@@ -44,6 +46,7 @@ class Head(nn.Module):
     def __init__(self, spec: HeadSpec, width: int, *, card: str = "") -> None:
         super().__init__()
         self.spec, self.card = spec, card
+        self.errors: dict[str, Any] = {}
         n = width + len(spec.covariates)
         self.weight = nn.Parameter(torch.zeros(spec.outputs, n))
         self.bias = nn.Parameter(torch.zeros(spec.outputs))
@@ -147,6 +150,7 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> None:
     from safetensors.torch import save
 
     about = {"format": _FORMAT, "spec": json.dumps(asdict(head.spec), sort_keys=True), "card": head.card}
+    about |= {"errors": json.dumps(head.errors, sort_keys=True)} if head.errors else {}
     tensors = {name: t.detach().cpu().float().contiguous() for name, t in head.state_dict().items()}
     write_bytes(Path(path), save(tensors, metadata=about))
 
@@ -167,8 +171,9 @@ def load_head(name_or_path: str | os.PathLike[str], encoder: XECG | None = None)
             f"{path}: head is not readable ({error.strerror}); needed a file, or one that ships: {have}"
         ) from None
     tensors = read_tensors(data, str(path))
-    spec, card = _about(data, str(path))
+    spec, card, errors = _about(data, str(path))
     head = Head(spec, tensors["weight"].shape[-1] - len(spec.covariates) if "weight" in tensors else 0, card=card)
+    head.errors = errors
     check_tensors(tensors, {key: tuple(t.shape) for key, t in head.state_dict().items()}, str(path))
     head.load_state_dict(tensors)
     if encoder is not None and encoder.fingerprint != spec.fingerprint:
@@ -179,14 +184,15 @@ def load_head(name_or_path: str | os.PathLike[str], encoder: XECG | None = None)
     return head.eval()
 
 
-def _about(data: bytes, file: str) -> tuple[HeadSpec, str]:
+def _about(data: bytes, file: str) -> tuple[HeadSpec, str, dict[str, Any]]:
     header = _strict_json.parse(data[8 : 8 + int.from_bytes(data[:8], "little")], f"{file}: header")
     about: dict[str, Any] = header.get("__metadata__", {})
     if about.get("format") != _FORMAT:
         raise CheckpointError(f"{file}: format is {about.get('format')!r}; needed {_FORMAT}. Is it a head?")
     stored = _strict_json.parse(about["spec"].encode(), f"{file}: spec")
+    errors = _strict_json.parse(about.get("errors", "{}").encode(), f"{file}: errors")
     names = ("classes", "covariates")
     try:
-        return HeadSpec(**{**stored, **{k: tuple(stored[k]) for k in names}}), about.get("card", "")
+        return HeadSpec(**{**stored, **{k: tuple(stored[k]) for k in names}}), about.get("card", ""), errors
     except (TypeError, KeyError, SpecError) as error:
         raise CheckpointError(f"{file}: spec is not that of a head ({error}). Fetch the file anew") from None

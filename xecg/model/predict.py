@@ -70,6 +70,7 @@ def predict(recording: Recording, model: XECG, head: Head) -> Prediction:
     answers = head.answer(head(tokens))[0].numpy()
     step = model.spec.patch / (model.spec.rate or recording.rate)
     if spec.kind == "peaks":
+        answers = answers[spec.after :]  # token t + after speaks of token t's time
         grid = step * (np.arange(len(answers) * spec.heights) + 0.5) / spec.heights
         at, height = peaks.pick(grid, answers.ravel(), theta=spec.threshold)
         return Prediction(at, height[:, None])
