@@ -19,8 +19,8 @@ from xecg.model import XECG, XECGConfig, save
 from xecg.pretrain.build import build_corpus
 from xecg.pretrain.corpus import Corpus
 from xecg.pretrain.distill import Distillation
-from xecg.pretrain.distributed import current
-from xecg.pretrain.objective import learned
+from xecg.pretrain.distributed import Gradients, current
+from xecg.pretrain.objective import backwards, learned
 from xecg.pretrain.order import Batches
 from xecg.pretrain.trainer import Settings, train
 from xecg.pretrain.views import ViewSettings
@@ -90,8 +90,10 @@ def one_step(places: dict[str, Path], micro: int) -> dict[str, torch.Tensor]:
     size = micro or len(own)
     pieces = [aim.load(own[i : i + size], 0) for i in range(0, len(own), size)]
     totals = group.sum(torch.stack([aim.counts(piece) for piece in pieces]).sum(0))
-    found = aim.backward(pieces, totals, group)
-    group.sum_gradients_([parameter for _, parameter in learned(aim)])
+    with Gradients(group, backwards(aim)) as gradients:
+        gradients.expect(len(pieces))
+        found = aim.backward(pieces, totals, group)
+        gradients.finish()
     parts = {name: group.sum(value.double()) for name, value in found.parts.items()}
     return parts | {f"gradient.{name}": p.grad for name, p in learned(aim) if p.grad is not None}
 

@@ -28,8 +28,8 @@ from xecg.errors import CheckpointError, SpecError
 from xecg.pretrain import losses
 from xecg.pretrain.build import build_corpus
 from xecg.pretrain.corpus import Corpus
-from xecg.pretrain.distributed import Group, current
-from xecg.pretrain.objective import SimDINO, learned
+from xecg.pretrain.distributed import Gradients, Group, current
+from xecg.pretrain.objective import SimDINO, backwards, learned
 from xecg.pretrain.order import Batches
 from xecg.pretrain.state import states
 from xecg.pretrain.trainer import Settings, train
@@ -108,8 +108,10 @@ def one_step(place: str, settings: Settings, micro: int) -> dict[str, torch.Tens
     size = micro or len(own)
     pieces = [goal.load(own[i : i + size], 0) for i in range(0, len(own), size)]
     totals = group.sum(torch.stack([goal.counts(piece) for piece in pieces]).sum(0))
-    found = goal.backward(pieces, totals, group)
-    group.sum_gradients_([parameter for _, parameter in learned(goal)])
+    with Gradients(group, backwards(goal)) as gradients:
+        gradients.expect(len(pieces))
+        found = goal.backward(pieces, totals, group)
+        gradients.finish()
     parts = {name: group.sum(value.double()) for name, value in found.parts.items()}
     return parts | {f"gradient.{name}": p.grad for name, p in learned(goal) if p.grad is not None}
 
@@ -129,6 +131,72 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(place: Path, t
             assert close(found, whole, 2e-5), name
     assert close(one_step(str(place), settings, 2), whole, 2e-5)
     assert not close(one_step(str(place), replace(settings, scope="local"), 2), whole, 1e-3)
+
+
+def summed_two_ways(place: str, micro: int) -> dict[str, torch.Tensor]:
+    """The gradients of a batch, summed in buckets during backward and, of the same batch, one by one after it."""
+    group, corpus = current(), Corpus(place)
+    goal = SimDINO(replace(SETTINGS, auxiliary=0.5), corpus, group.device)
+    own = list(group.share(Batches(SETTINGS, corpus).of(0)[1]))
+    pieces = [goal.load(own[i : i + (micro or len(own))], 0) for i in range(0, len(own), micro or len(own))]
+    totals = group.sum(torch.stack([goal.counts(piece) for piece in pieces]).sum(0))
+    found: dict[str, torch.Tensor] = {}
+    order = backwards(goal)
+    with Gradients(group, order) as gradients:
+        for step in range(2):  # counts begin anew
+            goal.student.zero_grad()
+            goal.heads.zero_grad()
+            begun: list[int] = []
+            with_last = order[-1 - len(list(goal.heads.parameters()))].register_post_accumulate_grad_hook(
+                lambda _, begun=begun: begun.append(gradients.begun)
+            )
+            gradients.expect(len(pieces))
+            goal.backward(pieces, totals, group)
+            found[f"begun.{step}"] = torch.tensor([begun[-1], gradients.begun, len(gradients._buckets)])
+            gradients.finish()
+            with_last.remove()
+            found |= {f"{step}.buckets.{k}": p.grad.clone() for k, p in learned(goal) if p.grad is not None}
+    for parameter in order:
+        parameter.grad = None
+    goal.backward(pieces, totals, group)
+    for name, parameter in learned(goal):
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            found[f"after.{name}"] = parameter.grad
+    return found
+
+
+@pytest.mark.parametrize("micro", [0, 2])
+def test_gradients_are_summed_during_backward_to_the_same_bits(place: Path, tmp_path: Path, micro: int) -> None:
+    for one in spread(2, tmp_path / "run", summed_two_ways, str(place), micro):
+        names = [key.removeprefix("after.") for key in one if key.startswith("after.")]
+        assert len(names) > 20
+        for step in range(2):
+            at_last, at_end, buckets = one[f"begun.{step}"].tolist()
+            assert (
+                buckets >= 6 and at_end == buckets and at_last >= buckets - 3
+            )  # in front of the first block's last gradient
+            assert {k.removeprefix(f"{step}.buckets.") for k in one if k.startswith(f"{step}.buckets")} == set(names)
+            assert all(torch.equal(one[f"{step}.buckets.{k}"], one[f"after.{k}"]) for k in names)
+
+
+def uneven(how: str) -> dict[str, torch.Tensor]:
+    """Four parameters, one used by nobody, one by the second process alone, one in one of two micro-batches."""
+    group = current()
+    p = [torch.nn.Parameter(torch.full((3,), float(i + 1))) for i in range(4)]
+    with Gradients(group, p) as gradients:
+        gradients.expect(2)
+        for piece in range(2):
+            loss = p[0].sum() * (group.rank + 1)
+            loss = loss + (p[1].sum() if group.rank else 0) + (p[2].sum() * 10 if piece == 1 else 0)
+            loss.backward()
+        gradients.finish()
+    return {str(i): q.grad if q.grad is not None else torch.zeros(0) for i, q in enumerate(p)}
+
+
+def test_a_gradient_that_is_missing_somewhere_counts_as_zero_and_everywhere_stays_missing(tmp_path: Path) -> None:
+    for one in spread(2, tmp_path / "run", uneven, ""):
+        assert [one[str(i)].tolist() for i in range(4)] == [[6.0] * 3, [2.0] * 3, [20.0] * 3, []]
 
 
 def run(place: str, out: str, settings: Settings, until: int, spoiled: tuple[int, ...] = ()) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from hashlib import sha256
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,9 +23,11 @@ from torch import Tensor
 
 from xecg.errors import BackendError, CheckpointError
 
-__all__ = ["Group", "current", "first_process", "joined"]
+__all__ = ["Gradients", "Group", "current", "first_process", "joined"]
 
 _PATIENCE = timedelta(hours=6)  # the first process may build the corpus while the others wait
+
+_BUCKETS = 8  # of gradients: the sum of the first begins when an eighth is there
 
 _T = TypeVar("_T")
 
@@ -85,17 +88,6 @@ class Group:
         """Whether it holds on any process."""
         return bool(self.sum(torch.tensor(int(fact), device=self.device)) > 0)
 
-    def sum_gradients_(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by the sum over processes; one that is missing on all stays so."""
-        if self.size == 1:
-            return
-        there = _summed(torch.tensor([int(p.grad is not None) for p in parameters], device=self.device)).tolist()
-        parameters = [p for p, count in zip(parameters, there) if count]
-        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        dist.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters])):
-            parameter.grad = part.view_as(parameter)
-
     def same(self, what: str, text: str) -> None:
         """Raise CheckpointError, on all processes, unless `text` is the same on all."""
         mark = int(np.frombuffer(sha256(text.encode()).digest()[:7] + b"\0", "<i8")[0])
@@ -107,6 +99,88 @@ class Group:
                 f"process {self.rank} of {self.size} has {what} {text[:200]}, another has a different one; needed one run "
                 "folder and one corpus that all of them see: put both on a shared file system"
             )
+
+
+class Gradients:
+    """Sums gradients over processes while the rest of `backward` is still computed.
+
+    parameters: those whose gradients are whole first, first. They are cut into buckets; a bucket's sum begins when each of its
+    gradients has come from every micro-batch, and never before that of the bucket in front, so that all processes begin them in
+    one order. A step is `expect`, the backward passes, `finish`. No bucket may begin before other sums of the same backward pass:
+    here the last block's gradients, which the first bucket holds, need the gradient of the coding rate, which is such a sum.
+    """
+
+    def __init__(self, group: Group, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self._buckets = [_Bucket(part) for part in _cut(parameters)] if group.size > 1 else []
+        self._of = {p: bucket for bucket in self._buckets for p in bucket.parameters}
+        self._hooks = [p.register_post_accumulate_grad_hook(self._came) for p in self._of]
+        self._pieces = self.begun = 0
+
+    def __enter__(self) -> Gradients:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def expect(self, pieces: int) -> None:
+        """Gradients of a step will come from so many micro-batches."""
+        self._pieces, self.begun = pieces, 0
+        for bucket in self._buckets:
+            bucket.expect(pieces)
+
+    def finish(self) -> None:
+        """Replace every gradient by the sum over processes; one that is missing on all stays so."""
+        for bucket in self._buckets[self.begun :]:  # a parameter that took no part in a micro-batch of this process
+            bucket.begin()
+        for bucket in self._buckets:
+            bucket.finish()
+
+    def _came(self, parameter: torch.nn.Parameter) -> None:
+        self._of[parameter].waiting -= 1
+        while self.begun < len(self._buckets) and not self._buckets[self.begun].waiting:
+            self._buckets[self.begun].begin()
+            self.begun += 1
+
+
+class _Bucket:
+    """waiting: gradients that have not come. One number a parameter is summed beside them: on how many processes it has one."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self.parameters, self.waiting = parameters, 0
+
+    def expect(self, pieces: int) -> None:
+        self.waiting = pieces * len(self.parameters)
+
+    def begin(self) -> None:
+        first = self.parameters[0]
+        there = torch.tensor([float(p.grad is not None) for p in self.parameters], dtype=first.dtype)
+        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters]
+        self._flat = torch.cat([*parts, there.to(first.device)]).detach()
+        self._work = dist.all_reduce(self._flat, async_op=True)
+
+    def finish(self) -> None:
+        self._work.wait()
+        *parts, there = self._flat.split([*(p.numel() for p in self.parameters), len(self.parameters)])
+        for parameter, part, count in zip(self.parameters, parts, there.tolist()):
+            if count:
+                parameter.grad = part.view_as(parameter)
+
+
+def _cut(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.nn.Parameter]]:
+    """About `_BUCKETS` parts of about one size, in order."""
+    whole = [p for p in parameters if p.requires_grad]
+    size = sum(p.numel() for p in whole) / _BUCKETS
+    part: list[torch.nn.Parameter] = []
+    for parameter in whole:
+        part.append(parameter)
+        if sum(p.numel() for p in part) >= size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def current(device: str = "cpu") -> Group:

@@ -33,6 +33,7 @@ __all__ = [
     "Objective",
     "Result",
     "SimDINO",
+    "backwards",
     "encoding",
     "learned",
     "new_model",
@@ -305,3 +306,8 @@ def learned(objective: Objective) -> Iterator[tuple[str, nn.Parameter]]:
     yield from objective.student.named_parameters()
     if objective.heads is not None:
         yield from ((f"heads.{name}", parameter) for name, parameter in objective.heads.named_parameters())
+
+
+def backwards(objective: Objective) -> list[nn.Parameter]:
+    """What the optimiser changes, in the order in which a backward pass has it: the last block first; then the heads."""
+    return [*reversed(list(objective.student.parameters())), *(objective.heads.parameters() if objective.heads else ())]

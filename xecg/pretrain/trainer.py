@@ -30,8 +30,8 @@ from xecg.io.atomic import remove_stale, write_json
 from xecg.pretrain import losses, schedule
 from xecg.pretrain.ahead import Ahead
 from xecg.pretrain.corpus import Corpus
-from xecg.pretrain.distributed import Group, current
-from xecg.pretrain.objective import Objective, Result, SimDINO, learned
+from xecg.pretrain.distributed import Gradients, Group, current
+from xecg.pretrain.objective import Objective, Result, SimDINO, backwards, learned
 from xecg.pretrain.order import Batches
 from xecg.pretrain.probes import Probes
 from xecg.pretrain.progress import Clock, append_line, cut_lines
@@ -90,7 +90,7 @@ def train(
     bad = 0
     make = partial(_pieces, run.objective, batches, group, micro)
     clock.pause()
-    with Ahead(make, settings.steps) as ahead:
+    with Ahead(make, settings.steps) as ahead, Gradients(group, backwards(run.objective)) as gradients:
         while run.step < settings.steps and not group.any(stop()):
             clock.stepped(0)  # what was written, and waiting for the others, is no waiting for data
             epoch, count, pieces = ahead.of(run.step)
@@ -103,8 +103,9 @@ def train(
 
             run.optimiser.zero_grad(set_to_none=True)
             totals = group.sum(torch.stack([run.objective.counts(piece) for piece in pieces]).sum(0))
+            gradients.expect(len(pieces))
             result = run.objective.backward(pieces, totals, group)
-            group.sum_gradients_(parameters)
+            gradients.finish()
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
             names = list(result.parts)
             shares = group.sum(torch.stack([result.parts[name] for name in names]).double()).tolist()
