@@ -138,7 +138,9 @@ def card_of(task: Task, fitted: Fitted, about: str = "") -> str:
     ]
     if scored["per_record"]:
         names = task.classes
-        head = f"| record | {task.unit}s | {'found' if spec.kind == 'peaks' else 'correct'} | {' | '.join(f'F1 {n}' for n in names)} |"
+        peaks = spec.kind == "peaks"
+        columns = [f"F1 {n}{' at ±75 ms' if peaks else ''}" for n in names]
+        head = f"| record | {task.unit}s | {'found' if peaks else 'correct'} | {' | '.join(columns)} |"
         rows = [
             f"| {Path(r['record']).name} | {r['units']:,} | {r['correct'] / r['units']:.3f} | "
             f"{' | '.join(_text(r['f1'][n]) for n in names)} |"

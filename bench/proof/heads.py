@@ -37,12 +37,13 @@ _KINDS: dict[str, tuple[str, Callable[[Path], tuple[Task, TaskData]]]] = {
 _ABOUT = """# {title}
 
 Trained on the DS1 half of the MIT-BIH Arrhythmia Database 1.0.0 (ODC-By 1.0; Moody and Mark 2001) without record 201, whose patient is
-also in DS2 (records {validate} validate); its errors are those of the 22 records of DS2. {what} The
+also in DS2 (records {validate} validate); its errors are those of the 22 records of DS2. The
 encoder never saw a recording of that database. Made by `python -m bench.proof.heads --data DIR {name}`.
+{what}
 """
 _WHAT = {
     "beats": "Classes by AAMI EC57.",
-    "rpeaks": "Every token has a height for each 10 ms of its quarter of a second; a peak is a maximum of at least the threshold, "
+    "rpeaks": "Every token has a height for each 10 ms of its quarter of a second; a peak is a maximum of at least the threshold,\n"
     "placed between heights by a parabola, none nearer than 200 ms to a higher one.",
 }
 

@@ -76,7 +76,7 @@ def test_a_head_of_peaks_prints_their_times_and_states_its_error(archive, tmp_pa
     head = load_head(tmp_path / "p.safetensors", load("tiny"))
     assert head.spec.classes == ("R",) and head.spec.heights == 25 and head.weight.shape == (25, head.width)
     tested = list(head.errors["by_record"])
-    assert tested and "| record | beats | found | F1 R |" in head.card
+    assert tested and "| record | beats | found | F1 R at ±75 ms |" in head.card
     record = archive.parent / f"{tested[0]}.hea"
     done = _run("predict", tmp_path / "p.safetensors", record)
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -116,7 +116,8 @@ def describe(settings: Settings, corpus: Corpus, *, origin: str) -> str:
     """The text of a checkpoint's card: what it was trained on and how; not how good it is."""
     sources: dict[str, int] = {}
     for name in corpus.ids:
-        place = name.split("/")[0].partition("-")[2] or name.split("/")[0]
+        root, *folders = name.split("/")[:-1]
+        place = "/".join([root.partition("-")[2] or root, *folders[:2]])  # deeper ones are shards of a set
         sources[place] = sources.get(place, 0) + 1
     listed = "\n".join(f"- {place}: {count:,} windows" for place, count in sorted(sources.items()))
     without = ", ".join(map(str, corpus.left_out)) or "nothing"
