@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from tests.pretrain.test_corpus import write
+from xecg import load
 from xecg.cli import main
 from xecg.errors import SpecError
 from xecg.model import XECG, XECGConfig
@@ -30,6 +31,13 @@ def test_the_recipe_is_the_published_one() -> None:
     assert (found.views.gain, found.views.mask_ratio, found.views.mask_block) == (0.05, 0.3, 4)
     written = set(re.findall(r"^ {0,2}(\w+):", RECIPE.read_text(), re.MULTILINE))
     assert {"steps", "rate", "clip", "lead_drop", "local_views"} <= written
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-causal"])
+def test_the_weights_that_ship_name_a_recipe_that_parses(name: str) -> None:
+    found, card = read_settings(ROOT / "configs" / f"{name}.yaml"), load(name).card
+    assert found.model == name and f"--config configs/{name}.yaml" in card
+    assert f"{found.steps:,} steps of {found.batch} records" in card
 
 
 def test_the_page_counts_right() -> None:
