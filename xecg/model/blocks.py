@@ -46,7 +46,9 @@ class Norm(nn.Module):
         self.weight = _empty(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, 1 + self.weight, eps=_EPS)
+        y = F.layer_norm(x, self.weight.shape, 1 + self.weight, eps=_EPS)
+        # Autocast gives norms in float32: rounded here once on a GPU, not anew by each product, and the convolution reads half.
+        return y if y.device.type == "cpu" else y.to(_product_type(y))
 
 
 class HeadNorm(nn.Module):
@@ -58,6 +60,14 @@ class HeadNorm(nn.Module):
 
     def forward(self, h: Tensor, **rest: Tensor) -> Tensor:
         return ops.norm(h, self.weight, eps=_EPS, **rest)
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """The type in which products of x are computed: autocast's, where that is on and does not leave x alone."""
+    kind = x.device.type
+    if kind == "meta" or x.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind)
 
 
 def _wide(parameter: Tensor) -> Tensor:
@@ -83,6 +93,23 @@ def _by_head(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         parts = rows[0][0].new_empty(len(rows), rows[0][0].shape[0], rows[0][1].shape[0])
         for part, (x, w) in zip(parts, rows):
             torch.mm(x, w.t(), out=part)
+    return _behind_each_other(parts, pairs)
+
+
+def _batched(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """The products of `_by_head`, (pairs·H, rows, N), all heads of a pair in one."""
+    made = [(x.flatten(0, -3).transpose(0, 1), w.mT) for x, w in pairs]
+    if torch.is_grad_enabled():
+        return torch.cat([torch.matmul(x, w) for x, w in made])
+    (x, w), kind = made[0], _product_type(pairs[0][0])
+    parts = x.new_empty(len(made), len(w), x.shape[1], w.shape[2], dtype=kind)
+    for part, (x, w) in zip(parts, made):
+        torch.bmm(x.to(kind), w.to(kind), out=part)  # with `out`, autocast changes no type
+    return parts.flatten(0, 1)
+
+
+def _behind_each_other(parts: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Products (pairs·H, rows, N) as (..., pairs, H, N), where they lie."""
     x, w = pairs[0]
     return parts.unflatten(0, (len(pairs), len(w))).permute(2, 0, 1, 3).unflatten(0, x.shape[:-2])
 
@@ -195,7 +222,8 @@ class SLSTMBlock(nn.Module):
     def forward(self, x: Tensor, *, lengths: Tensor | None = None) -> Tensor:
         y = self.norm(x)
         a = self._conv(ops.causal_conv1d, y, lengths=lengths, reverse=self.reverse)
-        h: Any = ops.slstm(self._gates(a, y, _SEQUENCE), self.R, self.bias, lengths=lengths, reverse=self.reverse)
+        gates = self._gates(a, y, _SEQUENCE)
+        h: Any = ops.slstm(gates, self._recurrent(gates), self.bias, lengths=lengths, reverse=self.reverse)
         return self._feed_forward(self.headnorm(h, skip=x), _SEQUENCE)
 
     def resume(self, x: Tensor, state: State, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
@@ -203,13 +231,14 @@ class SLSTMBlock(nn.Module):
         way: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse, "return_state": True}
         a, conv = self._conv(ops.causal_conv1d, y, initial_state=state["conv"], **way)
         gates = self._gates(a, y, _SEQUENCE)
-        h, cell = ops.slstm(gates, self.R, self.bias, initial_state=self._cell(state), **way)
+        h, cell = ops.slstm(gates, self._recurrent(gates), self.bias, initial_state=self._cell(state), **way)
         return self._feed_forward(self.headnorm(h, skip=x), _SEQUENCE), {"conv": conv, **cell._asdict()}
 
     def step_(self, x: Tensor, state: State) -> Tensor:
         y = self.norm(x)
         a = self._conv(ops.causal_conv1d_step_, y, state=state["conv"])
-        h = ops.slstm_step_(self._gates(a, y, _STEP), self.R, self.bias, self._cell(state))
+        gates = self._gates(a, y, _STEP)
+        h = ops.slstm_step_(gates, self._recurrent(gates), self.bias, self._cell(state))
         return self._feed_forward(self.headnorm(h, skip=x), _STEP)
 
     @staticmethod
@@ -218,6 +247,10 @@ class SLSTMBlock(nn.Module):
 
     def _conv(self, op: Callable[..., Any], y: Tensor, **kwargs: object) -> Any:
         return op(y, self.conv.weight, self.conv.bias, activation="silu", **kwargs)
+
+    def _recurrent(self, gates: Tensor) -> Tensor:
+        """R, on a GPU in the type of the gates: tensor cores take both alike, another R goes to the plain kernel."""
+        return self.R if gates.device.type == "cpu" else self.R.to(gates.dtype)
 
     def _gates(self, a: Tensor, y: Tensor, maths: _Maths) -> Tensor:
         """Pre-activations of the input, (..., 4, H, D), order i, f, z, o."""

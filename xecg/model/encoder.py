@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from xecg.model.init import initialise_
 from xecg.model.long import Track, piece_tokens, spilled, sweep
 from xecg.model.padding import Prepared, pool, prepare
 from xecg.signal.spec import PRESETS, SignalSpec
+
+if TYPE_CHECKING:
+    from xecg.model.captured import CapturedEncode, CapturedStep
 
 __all__ = ["XECG"]
 
@@ -110,7 +114,8 @@ class XECG(nn.Module):
         chunk: go over the records in pieces of so many tokens, forward and back, handing states on: memory for one piece of each
         record and for the tokens, and the same result up to rounding. spill: a folder; the tokens are kept in a file of it (without
         a name, gone with the tensor), in the type of the weights, on the CPU, where x may be, too; chunk is then chosen unless given.
-        Raises ShapeError on a wrong shape, type, device or range, OSError where `spill` has no room.
+        Raises ShapeError on a wrong shape, type, device or range, OSError where `spill` has no room. On a GPU the host waits for
+        nothing unless `chunk` or `spill` is given: there a wrong length is a CUDA error that comes later.
         """
         return self._encode(prepare(x, self.config, lengths=lengths, mask=mask, pad_rule=pad_rule), hide, chunk, spill)
 
@@ -144,6 +149,24 @@ class XECG(nn.Module):
         if ready.valid is not None:
             return ready.valid
         return x.new_ones(x.shape[0], x.shape[-1] // self.config.patch, dtype=torch.bool)
+
+    def captured(
+        self, batch: int, samples: int, *, lengths: bool = False, precision: str = "float32"
+    ) -> CapturedEncode:
+        """`encode` of x (batch, leads, samples) as a CUDA graph: for small batches, whose launches take longer than their work.
+
+        lengths: whether calls give them. precision: "float32" or "bfloat16" (autocast, the dense maps' weights rounded once). On a
+        CPU a plain call. Raises ShapeError on sizes that `encode` refuses, SpecError on another precision.
+        """
+        from xecg.model.captured import CapturedEncode
+
+        return CapturedEncode(self, batch, samples, lengths=lengths, precision=precision)
+
+    def captured_step(self, batch: int) -> CapturedStep:
+        """`step_` of `batch` streams as a CUDA graph that holds their states. Raises ShapeError on none, else as `initial_state`."""
+        from xecg.model.captured import CapturedStep
+
+        return CapturedStep(self, batch)
 
     def initial_state(self, batch: int) -> State:
         """The state before the first token of `batch` streams: a flat dict of tensors, first dimension `batch`.
@@ -204,7 +227,7 @@ class XECG(nn.Module):
             sweep(self._stack, self._tracks(ready, hide, y), chunk or piece_tokens(B))
         if ready.steps is None:
             return y
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or y.device.type != "cpu":
             return y.masked_fill((torch.arange(T, device=y.device) >= ready.steps[:, None])[..., None], 0)
         for row, steps in zip(y, ready.steps.tolist()):
             row[steps:] = 0

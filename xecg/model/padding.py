@@ -96,7 +96,7 @@ def pool(tokens: Tensor, valid: Tensor | None, how: str) -> Tensor:
     if valid is None:
         return tokens.mean(1) if how == "mean" else tokens.amax(1)
     count = valid.sum(1)
-    if not torch.compiler.is_compiling():
+    if not (torch.compiler.is_compiling() or _recording(tokens)):
         empty = (count == 0).nonzero().flatten().tolist()
         _need(not empty, "x", f"without a valid token in records {empty[:10]}", "at least one in every record")
     pieces = list(zip(tokens.split(_STRETCH, 1), valid.split(_STRETCH, 1)))
@@ -106,6 +106,11 @@ def pool(tokens: Tensor, valid: Tensor | None, how: str) -> Tensor:
     return total / count[:, None].to(tokens.dtype)
 
 
+def _recording(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured, where the host may not look at a number."""
+    return x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _whole_patches(lengths: Tensor, x: Tensor, samples: int, patch: int) -> Tensor:
     _need(isinstance(lengths, Tensor), "lengths", type(lengths).__name__, "a tensor")
     _need(tuple(lengths.shape) == (len(x),), "lengths", tuple(lengths.shape), f"({len(x)},)")
@@ -113,8 +118,12 @@ def _whole_patches(lengths: Tensor, x: Tensor, samples: int, patch: int) -> Tens
     _need(integer, "lengths", lengths.dtype, "an integer type")
     _need(lengths.device == x.device, "lengths", f"on {lengths.device}", f"on {x.device}, as x")
     if not torch.compiler.is_compiling():
-        wrong = lengths[(lengths < 0) | (lengths > samples)].tolist()
-        _need(not wrong, "lengths", wrong[:10], f"0..{samples}, the samples of x")
+        outside = (lengths < 0) | (lengths > samples)
+        if lengths.device.type == "cpu":
+            wrong = lengths[outside].tolist()
+            _need(not wrong, "lengths", wrong[:10], f"0..{samples}, the samples of x")
+        else:  # without waiting for the device, as xecg.ops does
+            torch._assert_async(~outside.any(), f"lengths are not all in 0..{samples}, the samples of x")
     return lengths.long() // patch
 
 
