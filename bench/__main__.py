@@ -24,13 +24,14 @@ def main() -> None:
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--only", default="", help="Entries whose id contains this text.")
 @click.option("--seconds", default=1.0, show_default=True, help="Time for each function of a timed entry.")
-def run_suite(suite: str, out: Path | None, only: str, seconds: float) -> None:
+@click.option("--resume", is_flag=True, help="Suite gpu: keep the rows of the file and go on after them.")
+def run_suite(suite: str, out: Path | None, only: str, seconds: float, resume: bool) -> None:
     """Ours, peers that are installed, and the fraction of the ceiling measured in the same run."""
     from bench.harness import Bench, ceilings, measure, value_row
     from bench.registry import entries
 
     if suite == "gpu":
-        return _run_gpu(out, only, seconds)
+        return _run_gpu(out, only, seconds, resume)
     limits = ceilings(1)
     click.echo(f"ceilings, 1 thread: {limits.gemm / 1e9:.1f} GFLOP/s, copy {limits.copy / 1e9:.1f} GB/s")
     rows = []
@@ -46,33 +47,19 @@ def run_suite(suite: str, out: Path | None, only: str, seconds: float) -> None:
     _write(out, limits, rows)
 
 
-def _run_gpu(out: Path | None, only: str, seconds: float) -> None:
-    """As any suite, on the GPU: an entry that fails is a row with its reason and exit status 1; written after every row."""
-    from bench import device
-    from bench.harness import Bench, failed_row, measure
-    from bench.registry import entries
+def _run_gpu(out: Path | None, only: str, seconds: float, resume: bool) -> None:
+    """As any suite, on the GPU: an entry that fails is a row with its reason and exit status 1."""
+    from bench import device, gpu_run
+
+    def tell(row: dict) -> None:
+        click.echo(_line(row))
+        for peer, why in row["not_run"].items():
+            click.echo(f"  did not run: {peer}: {why}")
 
     reason = device.why_none()
     if reason:
         raise click.ClickException(reason)
-    limits, rows = device.ceilings(), []
-    click.echo(f"ceilings: {limits.gemm / 1e12:.0f} TFLOP/s ({limits.gemm_dtype}), copy {limits.copy / 1e12:.2f} TB/s")
-    for make in entries("gpu"):
-        for entry in make():
-            if only not in entry.id:
-                continue
-            assert isinstance(entry, Bench)
-            try:
-                rows.append(measure(entry, limits, seconds=seconds, clock=device.event_time))
-            except (
-                Exception
-            ) as error:  # one entry less is no reason to lose the others on a machine that is lent for minutes
-                rows.append(failed_row(entry, error))
-            click.echo(_line(rows[-1]))
-            for peer, why in rows[-1]["not_run"].items():
-                click.echo(f"  did not run: {peer}: {why}")
-            _write(out, limits, rows)
-    raise SystemExit(1 if any("failed" in row for row in rows) else 0)
+    raise SystemExit(gpu_run.run(out, only, seconds, resume=resume, tell=tell))
 
 
 def _write(out: Path | None, limits: Ceilings, rows: list[dict]) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import platform
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 
 import torch
 
 from bench.harness import Ceilings, minima
 
-__all__ = ["ceilings", "event_time", "why_none"]
+__all__ = ["broken", "ceilings", "event_time", "facts", "free", "why_none"]
 
 _COPY_BYTES = 1 << 30
 _PRODUCT = 8192
@@ -49,3 +55,61 @@ def ceilings() -> Ceilings:
         f()
     best = minima(work, 1.0, event_time)
     return Ceilings(2 * _PRODUCT**3 / best["gemm"][1], 2 * _COPY_BYTES / best["copy"][1], "bfloat16")
+
+
+@cache
+def facts() -> dict[str, object]:
+    """What a result is to be read with: the device, its driver, and the versions of what compiled and launched the kernels."""
+    versions = {
+        name: _version(name) for name in ("torch", "triton", "numpy", "flashrnn", "mlstm_kernels", "xlstm", "fla-core")
+    }
+    there = torch.cuda.get_device_properties(torch.cuda.current_device()) if torch.cuda.is_available() else None
+    return {
+        "name": there.name if there else "",
+        "capability": f"{there.major}.{there.minor}" if there else "",
+        "processors": there.multi_processor_count if there else 0,
+        "memory_bytes": there.total_memory if there else 0,
+        "driver": _said(
+            "nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,clocks.max.mem,power.limit", "--format=csv,noheader"
+        ),
+        "cuda": torch.version.cuda or "",
+        "cudnn": torch.backends.cudnn.version() if there else None,
+        "nvcc": _said("nvcc", "--version").rpartition("release ")[2].partition(",")[0],
+        "python": platform.python_version(),
+        "packages": {name: version for name, version in versions.items() if version},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _said(*command: str) -> str:
+    """What a program prints, "" where it is missing or fails."""
+    if not shutil.which(command[0]):
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def free() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def broken() -> str:
+    """Why the GPU answers no more (an illegal access ends its context for the whole process), or ""."""
+    if not torch.cuda.is_available():
+        return ""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return ""

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from xecg import ops
 
-__all__ = ["assert_as_good_as_rounding", "served"]
+__all__ = ["assert_as_good_as_rounding", "served", "serving"]
 
+_OPS = ("mlstm", "slstm", "causal_conv1d", "linear", "norm", "gated")
 _FACTOR = 2.0  # above rounding the exact result once; the tests ask for more (tests/tolerances.py)
 
 
@@ -23,3 +24,8 @@ def assert_as_good_as_rounding(found: Tensor, exact: Tensor, name: str) -> None:
     limit = _FACTOR * torch.finfo(found.dtype).eps / 2
     if not error <= limit:
         raise AssertionError(f"{name} is off by {error:.2e} of its norm; needed {limit:.1e}")
+
+
+def serving(dtype: torch.dtype) -> str:
+    """The backends that the ops of the encoder get on a GPU, joined."""
+    return "+".join(dict.fromkeys(served(op, dtype) for op in _OPS))

@@ -41,7 +41,7 @@ class Bench:
     name → makes such a function; what one raises is kept as the reason. flops, bytes: of the work itself. bound: "gemm" or
     "copy", the ceiling that it is set against, or "floor", the one of the two that needs longer. bar, aim: what `score` must
     reach; score is "ratio" (peer's time over ours), "ceiling" (part of the ceiling) or "time" (s, at most). device: "cpu" or
-    "cuda"; backend: what serves `run`.
+    "cuda"; backend: what serves `run`. turn: lower ones run first on a machine that is lent for minutes.
     """
 
     id: str
@@ -62,6 +62,7 @@ class Bench:
     makers: dict[str, Callable[[], Callable[[], object]]] = field(default_factory=dict)
     device: str = "cpu"
     backend: str = "cpu"
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -244,12 +245,18 @@ def _limit(bench: Bench, limits: Ceilings) -> tuple[str, float]:
     return name, times[name]
 
 
+_late: dict[str, str] = {}  # peers that did not get ready in time: they would not for another entry
+
+
 def _made(
     makers: dict[str, Callable[[], Callable[[], object]]],
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """The peers that could be made and ran once, and why the others did not."""
     made, not_run = {}, {}
     for name, make in makers.items():
+        if name in _late:
+            not_run[name] = _late[name]
+            continue
         try:
             with _at_most(_PEER_LIMIT_S):
                 run = make()
@@ -257,6 +264,8 @@ def _made(
             made[name] = run
         except Exception as error:
             not_run[name] = _reason(error)
+            if isinstance(error, TimeoutError):
+                _late[name] = f"{not_run[name]} for another entry"
     return made, not_run
 
 

@@ -11,9 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bench import device, floors, gpu_checks, gpu_peers, harness, readme, registry
+from bench import device, floors, gpu_checks, gpu_peers, gpu_run, harness, readme, registry
 from bench.__main__ import main
+from bench.gpu import encode, train
 from bench.harness import Bench, Ceilings
+from xecg.model import XECGConfig
+from xecg.pretrain.settings import Settings
+from xecg.pretrain.views import ViewSettings
 
 LIMITS = Ceilings(800e12, 3e12, "bfloat16")
 
@@ -75,7 +79,10 @@ def test_entries_are_made_without_a_gpu_and_each_has_a_bar() -> None:
     made = [entry for make in registry.entries("gpu") for entry in make()]
     names = [entry.id for entry in made]
     assert len(set(names)) == len(names)
-    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode", "frontend"}
+    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode", "frontend", "train"}
+    assert {"encode.base.512.plain", "encode.base.512.compiled", "encode.base.1.graph", "encode.base.8.graph"} <= set(
+        names
+    )
     for entry in made:
         assert isinstance(entry, Bench) and entry.device == "cuda" and entry.bar is not None and entry.aim is not None
         assert entry.bytes or entry.flops
@@ -149,6 +156,155 @@ def test_a_wrong_result_is_a_failed_row_and_the_others_are_kept(
     table = readme.gpu_table(result)
     assert "failed: AssertionError: h is off" in table and "a fake GPU" in table and "1000.0 µs" in table
     assert CliRunner().invoke(main, ["check", str(tmp_path / "gpu.json")]).exit_code == 1
+
+
+def test_a_run_that_goes_on_keeps_rows_and_fails_the_entry_that_ended_its_process(
+    fake_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def dies() -> object:
+        raise SystemExit(3)
+
+    ran: list[str] = []
+    made = [bench(id=name, run=lambda name=name: ran.append(name)) for name in "abc"]
+    made[1] = bench(id="b", run=dies, turn=0)
+    monkeypatch.setattr(registry, "entries", lambda suite: iter([lambda: made]))
+
+    file, told = tmp_path / "gpu.json", []
+    with pytest.raises(SystemExit):
+        gpu_run.run(file, "", 0, resume=False, tell=told.append)
+    left = json.loads(file.read_text())
+    assert [row["id"] for row in left["rows"]] == ["a"] and left["running"] == "b"
+    ran.clear()
+    assert gpu_run.run(file, "", 0, resume=True, tell=told.append) == 1
+    result = json.loads(file.read_text())
+    assert "running" not in result and "a" not in ran and "c" in ran
+    assert [(row["id"], "ended its process" in row.get("failed", "")) for row in result["rows"]] == [
+        ("a", False), ("b", True), ("c", False),
+    ]  # fmt: skip
+
+
+def test_when_the_gpu_answers_no_more_another_process_must_go_on(
+    fake_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = [bench(id="a"), bench(id="b")]
+    monkeypatch.setattr(registry, "entries", lambda suite: iter([lambda: made]))
+    monkeypatch.setattr(device, "broken", lambda: "CUDA error: an illegal memory access was encountered")
+    file = tmp_path / "gpu.json"
+    assert gpu_run.run(file, "", 0, resume=False, tell=lambda row: None) == gpu_run.BROKEN
+    assert [row["id"] for row in json.loads(file.read_text())["rows"]] == ["a"]
+    monkeypatch.setattr(device, "broken", lambda: "")
+    assert gpu_run.run(file, "", 0, resume=True, tell=lambda row: None) == 0
+    assert [row["id"] for row in json.loads(file.read_text())["rows"]] == ["a", "b"]
+
+
+def test_an_entry_that_hangs_is_ended() -> None:
+    import subprocess
+    import sys
+
+    code = "import time; from bench import gpu_run; gpu_run._ENTRY_LIMIT_S = 1\nwith gpu_run._watched(): time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Timeout" in done.stderr
+
+
+def test_the_most_telling_entries_run_first(fake_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    made = [
+        bench(id=name, turn=turn, check=lambda name=name: order.append(name))
+        for name, turn in (("late", 2), ("a", 0), ("b", 0))
+    ]
+    monkeypatch.setattr(registry, "entries", lambda suite: iter([lambda: made]))
+    gpu_run.run(None, "", 0, resume=False, tell=lambda row: None)
+    assert order == ["a", "b", "late"]
+
+
+def test_a_peer_that_did_not_get_ready_is_not_tried_again(fake_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "_late", {})
+    tries: list[int] = []
+
+    def slow() -> Callable[[], object]:
+        tries.append(1)
+        raise TimeoutError("not ready after 90 s")
+
+    for _ in range(2):
+        row = harness.measure(bench(makers={"slow": slow}), LIMITS, seconds=0, clock=clock({}))
+        assert "not ready after 90 s" in row["not_run"]["slow"]
+    assert len(tries) == 1
+
+
+def test_a_result_names_device_driver_and_versions() -> None:
+    facts = device.facts()
+    assert facts["packages"]["torch"] == torch.__version__  # type: ignore[index]
+    assert {"name", "capability", "driver", "cuda", "nvcc", "python", "memory_bytes"} <= set(facts)
+    assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize("way", encode.WAYS)
+def test_the_encode_rows_run_here_on_a_small_model(way: str) -> None:
+    job = encode.Job(XECGConfig(blocks="sm", dim=32, heads=2), 2, 100, "cpu", compiler="eager")
+    job.check(way)
+    assert job.run(way).shape == (2, 4, 32)
+    other = encode.Job(XECGConfig(blocks="sm", dim=32, heads=2), 2, 100, "cpu")
+    other.records = lambda: torch.zeros(2, 12, 100)  # type: ignore[assignment, method-assign]
+    other.way = lambda name: job.way(way)  # type: ignore[assignment, method-assign]
+    with torch.no_grad():
+        other.model().patch.weight.neg_()
+    other.records = job.records  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="cosine to float32"):
+        other.check(way)
+
+
+def _small_step() -> train.Step:
+    views = ViewSettings(local_views=1)
+    return train.Step(Settings(model="tiny", batch=3, precision="bfloat16", views=views), "cpu", samples=500)
+
+
+def test_the_training_row_runs_here_on_a_small_model() -> None:
+    step = _small_step()
+    before = {name: p.clone() for name, p in step._objective().student.named_parameters()}
+    step.check()
+    assert any(not torch.equal(p, before[name]) for name, p in step._objective().student.named_parameters())
+    assert len(step._pieces(step.micro)) == 1
+
+
+def test_a_gradient_that_points_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, plain = _small_step(), train.Step.gradients
+
+    def wrong(self: train.Step, pieces: list) -> dict:
+        parts = plain(self, pieces)
+        if self.settings.precision == "bfloat16":
+            self._objective().student.patch.weight.grad.neg_()
+        return parts
+
+    monkeypatch.setattr(train.Step, "gradients", wrong)
+    with pytest.raises(AssertionError, match="cosine of the gradient"):
+        step.check()
+
+
+def test_a_batch_that_does_not_fit_goes_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, sizes = _small_step(), []
+
+    def fits_one(pieces: list) -> None:
+        sizes.append(len(pieces))
+        if len(pieces) < 3:
+            raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(step, "_step", fits_one)
+    step.run()
+    assert sizes == [1, 2, 3] and step.micro == 1
+    monkeypatch.setattr(step, "_step", lambda pieces: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        step.run()
+
+
+def test_operations_of_a_training_step_are_those_counted_by_hand() -> None:
+    # 2 global views of 32 and 4 local ones of 16 tokens: (64 + 64)·3 + 64·1.
+    assert train.token_forwards(Settings(model="base"), 1000, 25) == 448
+    (entry,) = train.entries()
+    assert entry.flops == pytest.approx(512 * 448 * 4.609e9 / 40)
+    step = _small_step()
+    (piece,) = step._pieces(3)
+    tokens = piece.wide[1].sum() // 25 * 4 + piece.narrow[1].sum() // 25 * 3  # teacher and student; student alone
+    assert train.token_forwards(step.settings, 500, 25) * 3 == int(tokens)
 
 
 def test_without_a_gpu_the_suite_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

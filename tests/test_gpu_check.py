@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bench import gpu_check
-from bench.gpu_check import Check, Done, Step, pytest_counts, sanitizer_verdict, summary
+from bench.gpu_check import PARTS, Check, Done, Step, pytest_counts, sanitizer_verdict, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
@@ -22,29 +25,59 @@ ROWS = [
 
 
 class Machine:
-    """Answers commands by what they contain; remembers them, and moves the clock by a second each."""
+    """Answers commands by what they contain; remembers them, and moves the clock by a second each.
 
-    def __init__(self, answers: dict[str, Done], *, gpu: str = "a fake GPU", rows: list[dict] | None = None) -> None:
+    tests: what each parity process tells of its tests, one entry a process of a part; default: one that passes.
+    """
+
+    def __init__(
+        self,
+        answers: dict[str, Done],
+        *,
+        gpu: str = "a fake GPU",
+        rows: list[dict] | None = None,
+        tests: dict[str, list[tuple[int | None, list[dict]]]] | None = None,
+    ) -> None:
         facts = {"torch": "2.11", "cuda": "13.0", "gpu": gpu, "capability": [9, 0] if gpu else []}
         self.answers = {"get_device_name": Done(0, json.dumps(facts)), **answers}
         self.rows, self.now = ROWS if rows is None else rows, 0.0
         self.commands: list[str] = []
         self.environments: list[dict[str, str]] = []
         self.limits: list[float] = []
+        self.tests = tests or {}
+        self.lock = threading.Lock()
+
+    def parity(self, told: Path) -> Done:
+        part = told.stem.removeprefix("told ")
+        left = self.tests.get(part)
+        status, lines = left.pop(0) if left else (0, [{"test": f"{part}::a", "state": "passed"}])
+        with told.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        return Done(status, "1 passed in 0.1s")
 
     def __call__(self, command: Sequence[str], folder: Path, environment: dict[str, str], limit_s: float) -> Done:
         line = " ".join(command)
-        self.commands.append(line)
-        self.environments.append(environment)
-        self.limits.append(limit_s)
-        self.now += 1.0
+        with self.lock:
+            self.commands.append(line)
+            self.environments.append(environment)
+            self.limits.append(limit_s)
+            self.now += 1.0
+        if "XECG_TOLD" in environment and not any(key in line for key in self.answers):
+            return self.parity(Path(environment["XECG_TOLD"]))
         if "bench run gpu" in line and self.rows:
             Path(command[-1]).write_text(json.dumps({"rows": self.rows}))
         answer = next((done for key, done in self.answers.items() if key in line), None)
         return answer or Done(0, "1 passed in 0.1s" if "pytest" in line else "fine")
 
 
-def check(tmp_path: Path, machine: Machine, *, limit_s: float = 570.0, **environment: str) -> Check:
+def check(
+    tmp_path: Path,
+    machine: Machine,
+    *,
+    limit_s: float = 570.0,
+    only: Sequence[str] = gpu_check.STEPS,
+    **environment: str,
+) -> Check:
     return Check(
         tmp_path / "work",
         tmp_path / "out",
@@ -52,6 +85,7 @@ def check(tmp_path: Path, machine: Machine, *, limit_s: float = 570.0, **environ
         clock=lambda: machine.now,
         limit_s=limit_s,
         environment={"PATH": "/nowhere", **environment},
+        only=only,
     )
 
 
@@ -82,11 +116,11 @@ def test_the_parts_see_the_installed_package_and_one_seed(tmp_path: Path) -> Non
     machine = Machine({"--tool": Done(0, "1 passed in 2s\n========= ERROR SUMMARY: 0 errors")})
     (tmp_path / "work" / "site").mkdir(parents=True)
     made = check(tmp_path, machine, XECG_SEED="5")
-    made.install = lambda: ("passed", "")  # type: ignore[method-assign]
+    made.install = lambda build: ("passed", "")  # type: ignore[method-assign]
     made.all()
     for line, environment in zip(machine.commands, machine.environments):
         assert environment["XECG_SEED"] == "5"
-        if "pytest" in line or "bench run" in line:
+        if "-p tests.told" in line or "bench run" in line:
             assert environment["PYTHONPATH"].startswith(str(tmp_path / "work" / "site"))
         if "--tool" in line:
             assert environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
@@ -95,10 +129,10 @@ def test_the_parts_see_the_installed_package_and_one_seed(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("answers", "rows", "failed"),
     [
-        ({"pip install": Done(1, "error: nvcc fatal")}, ROWS, {"install"}),
-        ({"-m gpu tests": Done(1, "3 failed, 9 passed in 5s")}, ROWS, {"parity"}),
-        ({"-m gpu tests": Done(5, "4 deselected in 5s")}, ROWS, {"parity"}),
-        ({"-m gpu tests": Done(None, "half way")}, ROWS, {"parity"}),
+        ({"pip install": Done(1, "error: nvcc fatal")}, ROWS, {"install", "install without CUDA"}),
+        ({"-k slstm": Done(1, "ERROR: not found: tests/ops")}, ROWS, {"parity", "parity: slstm"}),
+        ({"-k slstm": Done(5, "4 deselected in 5s")}, ROWS, {"parity", "parity: slstm"}),
+        ({"-k slstm": Done(None, "half way")}, ROWS, {"parity", "parity: slstm"}),
         ({"bench run": Done(1, "")}, [*ROWS, {"id": "d", "met": False, "failed": "wrong"}], {"bench"}),
         ({"bench run": Done(None, "")}, ROWS, {"bench"}),
         ({"bench run": Done(1, "Error: out of memory")}, [], {"bench"}),
@@ -134,7 +168,213 @@ def test_a_missing_tool_is_named_before_anything_is_built(tmp_path: Path, monkey
     machine = Machine({})
     made = check(tmp_path, machine)
     assert made.all() == 1 and not machine.commands
-    assert made.steps[0].told == "missing: cmake, nvcc"
+    assert made.steps[1].told == "missing: cmake"
+
+
+def test_without_nvcc_or_where_the_build_fails_the_rest_is_still_tested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name, path=None: None if name == "nvcc" else f"/bin/{name}")
+    machine = Machine({})
+    made = check(tmp_path, machine)
+    assert made.all() == 1
+    assert states(made)["install"] == "failed" and states(made)["install without CUDA"] == "passed"
+    assert states(made)["parity"] == states(made)["bench"] == "passed"
+    builds = [e["XECG_BUILD"] for line, e in zip(machine.commands, machine.environments) if "pip install" in line]
+    assert builds == ["cpu"] and not any("xecg._cuda" in line for line in machine.commands)
+
+
+def test_only_the_device_that_is_there_is_built_for(tmp_path: Path) -> None:
+    for given, wanted in (({}, "90-real"), ({"XECG_CUDA_ARCHS": "80"}, "80")):
+        machine = Machine({})
+        check(tmp_path, machine, **given).all()
+        build = next(e for line, e in zip(machine.commands, machine.environments) if "pip install" in line)
+        assert build["XECG_CUDA_ARCHS"] == wanted
+
+
+def test_a_test_that_breaks_the_gpu_costs_itself_and_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def line(test: str, state: str, reason: str = "") -> dict:
+        return {"test": test, "state": state, "reason": reason}
+
+    tests = {
+        "slstm": [
+            (
+                7,
+                [
+                    line("a", "passed"),
+                    line("b", "started"),
+                    line("b", "failed", "CUDA error: an illegal memory access"),
+                ],
+            ),
+            (1, [line("c", "started")]),  # a hang: the process was ended
+            (0, [line("c", "failed", "did not end"), line("d", "passed")]),
+        ],
+        "other ops": [(1, [line("e", "failed", "off by 2e-3"), line("f", "passed")])],
+        "mlstm float32": [(None, [line("g", "passed"), line("h", "started")])],
+    }
+    machine = Machine({}, tests=tests)
+    made = check(tmp_path, machine)
+    assert made.all() == 1
+    told = {step.name: (step.state, step.told) for step in made.steps}
+    assert told["parity: slstm"] == ("failed", "2 passed, 2 failed")
+    assert told["parity: other ops"] == ("failed", "1 passed, 1 failed")
+    assert told["parity: mlstm float32"] == ("failed", "1 passed; stopped at its time limit")
+    assert told["parity: mlstm short types"][0] == told["bench"][0] == "passed"
+    assert told["parity"][1].startswith("3 of 6 parts passed")
+    kept = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
+    failures = {(f["part"], f["test"]): f["reason"] for f in kept["failures"]}
+    assert failures[("slstm", "b")] == "CUDA error: an illegal memory access" and ("slstm", "c") in failures
+    assert failures[("mlstm float32", "h")] == "ran when the time was up"
+    out = capsys.readouterr().out
+    assert "FAILED other ops: e\n    off by 2e-3" in out
+
+
+def test_the_bench_goes_on_after_an_entry_that_ended_its_process(tmp_path: Path) -> None:
+    machine = Machine({})
+    left = [(7, {"rows": ROWS[:1]}), (1, {"rows": ROWS[:2], "running": "c"}), (0, {"rows": ROWS})]
+
+    def run(command: Sequence[str], folder: Path, environment: dict[str, str], limit_s: float) -> Done:
+        done = machine(command, folder, environment, limit_s)
+        if "bench run gpu" not in " ".join(command):
+            return done
+        status, result = left.pop(0)
+        Path(command[-1]).write_text(json.dumps(result))
+        return Done(status, "")
+
+    made = check(tmp_path, machine)
+    made.run = run
+    made.all()
+    benches = [line for line in machine.commands if "bench run gpu" in line]
+    assert ["--resume" in line for line in benches] == [False, True, True] and states(made)["bench"] == "passed"
+
+
+def test_a_bench_that_does_not_get_on_is_left(tmp_path: Path) -> None:
+    machine = Machine({"bench run": Done(7, "")})
+    assert check(tmp_path, machine).all() == 1
+    assert sum("bench run gpu" in line for line in machine.commands) == 2
+
+
+def test_what_is_known_is_kept_after_every_step(tmp_path: Path) -> None:
+    made = check(tmp_path, Machine({}), XECG_COMMIT="abc")
+    file = tmp_path / "out" / "gpu_check.json"
+    seen: list[list[str]] = []
+
+    def bench() -> tuple[str, str]:
+        seen.append([step["name"] for step in json.loads(file.read_text())["steps"]])
+        raise RuntimeError("a fault of the check itself")
+
+    made.bench = bench  # type: ignore[method-assign]
+    assert made.all() == 1
+    assert "parity: slstm" in seen[0] and "install" in seen[0]
+    kept = json.loads(file.read_text())
+    assert kept["machine"]["gpu"] == "a fake GPU" and kept["machine"]["torch"] == "2.11" and kept["commit"] == "abc"
+    states_ = {step["name"]: (step["state"], step["told"]) for step in kept["steps"]}
+    assert states_["bench"] == ("failed", "RuntimeError: a fault of the check itself") and "memcheck" in states_
+
+
+def test_some_steps_can_be_asked_for(tmp_path: Path) -> None:
+    made = check(tmp_path, Machine({}), only=["parity"])
+    assert made.all() == 0
+    assert states(made)["parity"] == "passed"
+    assert [states(made)[name] for name in ("bench", "memcheck", "racecheck", "table and roofline")] == ["not run"] * 4
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--only", "parities"])
+
+
+def _collected(*arguments: str) -> set[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-m",
+        "gpu",
+        "-p",
+        "no:cacheprovider",
+        *arguments,
+    ]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    return set(re.findall(r"^(tests/\S+::.+)$", out, re.MULTILINE))
+
+
+@pytest.mark.slow
+def test_the_parts_together_are_every_test_of_a_gpu_once() -> None:
+    every, parts = _collected("tests"), [_collected(*arguments) for arguments in PARTS.values()]
+    assert every and set().union(*parts) == every and sum(map(len, parts)) == len(every)
+    assert all(parts)
+
+
+_SUITE = """
+import os, time
+import pytest
+
+def test_good(): pass
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_bad(n): assert n == 1, "two is\\nnot one"
+
+def test_skipped(): pytest.skip("no reason")
+
+def test_ends_its_process(): os._exit(11)
+
+def test_hangs(): time.sleep(60)
+
+def test_after(): pass
+"""
+
+
+def test_the_plugin_tells_every_test_and_goes_on_after_one_that_ends_its_process(tmp_path: Path) -> None:
+    (tmp_path / "test_suite.py").write_text(_SUITE)
+    (tmp_path / "quick.py").write_text("from tests import told\ntold.LIMIT_S = 1.5\n")
+    file = tmp_path / "told.jsonl"
+    environment = {**os.environ, "XECG_TOLD": str(file), "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.told",
+        "-p",
+        "quick",
+        "test_suite.py",
+    ]
+    statuses = [
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True).returncode for _ in range(3)
+    ]
+    assert statuses == [11, 1, 0]
+    told = gpu_check._told(file)
+    names = {test.partition("::")[2]: (line["state"], line.get("reason")) for test, line in told.items()}
+    assert names["test_good"] == ("passed", "") and names["test_after"][0] == "passed"
+    assert names["test_bad[2]"][0] == "failed" and names["test_bad[2]"][1].startswith("AssertionError: two is not one")
+    assert names["test_skipped"] == ("skipped", "Skipped: no reason")
+    for ended in ("test_ends_its_process", "test_hangs"):
+        assert names[ended][0] == "failed" and "ended its process" in names[ended][1]
+
+
+def test_the_plugin_stops_where_the_gpu_answers_no_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tests import told
+
+    def gone() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", gone)
+    monkeypatch.setenv("XECG_TOLD", str(tmp_path / "told"))
+    report = pytest.TestReport("t", ("f", 1, "t"), {}, "failed", "boom", "call", duration=0.1)
+    monkeypatch.setattr(told, "_reports", [report])
+    with pytest.raises(pytest.exit.Exception) as stopped:
+        told.pytest_runtest_logfinish("t")
+    assert stopped.value.returncode == told.BROKEN
+    assert gpu_check._told(tmp_path / "told")["t"]["state"] == "failed"
 
 
 def test_no_command_gets_more_time_than_is_left(tmp_path: Path) -> None:
@@ -142,7 +382,7 @@ def test_no_command_gets_more_time_than_is_left(tmp_path: Path) -> None:
     made = check(tmp_path, machine, limit_s=18.0)
     assert made.all() == 0
     assert machine.limits == [3.0, 2.0, 1.0]
-    assert [step.told for step in made.steps[2:] if step.state == "not run"][:4] == ["no time left"] * 4
+    assert [step.told for step in made.steps[3:] if step.state == "not run"][:4] == ["no time left"] * 4
 
 
 def test_each_wheel_of_a_peer_is_installed_apart(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def _entry(what: str, sizes: _Sizes, *, peers: bool, score: str, bar: float, aim
         against="TFLA" if peers else "",
         device="cuda",
         backend=served("mlstm", _TYPE, dk=DK, dv=DV),
+        turn=1 if peers else 0,
     )
 
 
