@@ -1,45 +1,73 @@
-// The Python function of the front end on a GPU, shared by the real module and by the host form of the tests.
+// The Python functions of the front end on a GPU, shared by the real module and by the host form of the tests.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <array>
 
-#include "../cuda/frontend.cuh"
+#include "../cuda/frontend_row.cuh"
 
 namespace xecg {
 namespace cuda {
 
-// run(arguments, scratch, pad, stream) raises or returns nothing.
-template <class Run>
-void define_frontend(pybind11::module_& m, Run run) {
+// What both ways of the kernel take. sizes: rows, n, m; rows_at: x_at, mv_per_count, baseline, y_at, state; resampler: up (0:
+// none), down, half, taps.
+struct FrontendCall {
+    Frontend of{};
+
+    FrontendCall(const std::array<int64_t, 3>& sizes, uintptr_t x, bool counts, const std::array<uintptr_t, 5>& rows_at,
+                 int stages, float dc, const std::array<int64_t, 4>& resampler, uintptr_t fir, bool zscore, float flat_std,
+                 uintptr_t y) {
+        of.rows = sizes[0], of.n = sizes[1], of.m = sizes[2];
+        of.x = reinterpret_cast<const void*>(x), of.counts = counts;
+        of.x_at = reinterpret_cast<const int64_t*>(rows_at[0]);
+        of.mv_per_count = reinterpret_cast<const float*>(rows_at[1]);
+        of.baseline = reinterpret_cast<const float*>(rows_at[2]);
+        of.y_at = reinterpret_cast<const int64_t*>(rows_at[3]);
+        of.state = reinterpret_cast<uint8_t*>(rows_at[4]);
+        of.stages = stages, of.dc = dc, of.fir = reinterpret_cast<const float*>(fir);
+        of.zscore = zscore, of.flat_std = flat_std, of.y = reinterpret_cast<float*>(y);
+        of.up = resampler[0], of.down = resampler[1], of.half = resampler[2], of.taps = resampler[3];
+    }
+};
+
+// shared() gives the bytes that a block may ask for; rows(arguments, stages, stream) and tiled(arguments, scratch, pad, stream)
+// raise or return nothing.
+template <class Shared, class Rows, class Tiled>
+void define_frontend(pybind11::module_& m, Shared shared, Rows rows, Tiled tiled) {
+    namespace py = pybind11;
     m.attr("frontend_most_sections") = frontend_most_sections;
+    m.attr("frontend_most_stages") = row_most_stages;
     m.attr("frontend_lanes") = lanes;
     m.def("frontend_warp_scratch", &frontend_warp_scratch);
-    // sizes: rows, n, m; resampler: up (0: none), down, half, taps; rows_at: x_at, mv_per_count, baseline, y_at, state;
-    // plan: sections, pads, coefficients, steady, fir.
-    m.def("frontend",
-          [run](const std::array<int64_t, 3>& sizes, uintptr_t x, bool counts, const std::array<uintptr_t, 5>& rows_at,
-                int stages, const std::array<uintptr_t, 5>& plan, float dc, const std::array<int64_t, 4>& resampler, bool zscore,
-                float flat_std, uintptr_t y, uintptr_t scratch, int64_t pad, uintptr_t stream) {
-              Frontend a{};
-              a.rows = sizes[0], a.n = sizes[1], a.m = sizes[2];
-              a.x = reinterpret_cast<const void*>(x), a.counts = counts;
-              a.x_at = reinterpret_cast<const int64_t*>(rows_at[0]);
-              a.mv_per_count = reinterpret_cast<const float*>(rows_at[1]);
-              a.baseline = reinterpret_cast<const float*>(rows_at[2]);
-              a.y_at = reinterpret_cast<const int64_t*>(rows_at[3]);
-              a.state = reinterpret_cast<uint8_t*>(rows_at[4]);
-              a.stages = stages;
-              a.stage_sections = reinterpret_cast<const int*>(plan[0]);
-              a.stage_pad = reinterpret_cast<const int*>(plan[1]);
-              a.coefficients = reinterpret_cast<const float*>(plan[2]);
-              a.steady = reinterpret_cast<const float*>(plan[3]);
-              a.fir = reinterpret_cast<const float*>(plan[4]);
-              a.dc = dc, a.zscore = zscore, a.flat_std = flat_std, a.y = reinterpret_cast<float*>(y);
-              a.up = resampler[0], a.down = resampler[1], a.half = resampler[2], a.taps = resampler[3];
-              run(a, reinterpret_cast<float*>(scratch), pad, stream);
+    m.def("frontend_shared_bytes", shared);
+    py::class_<FrontendCall>(m, "FrontendCall")
+        .def(py::init<const std::array<int64_t, 3>&, uintptr_t, bool, const std::array<uintptr_t, 5>&, int, float,
+                      const std::array<int64_t, 4>&, uintptr_t, bool, float, uintptr_t>());
+    // Bytes of shared memory that a row takes, and the stretch of a thread.
+    m.def("frontend_row", [](int64_t n, int64_t m, const std::array<int64_t, 4>& resampler, int pad, int sections) {
+        Frontend a{};
+        a.n = n, a.m = m, a.up = resampler[0], a.down = resampler[1], a.half = resampler[2], a.taps = resampler[3];
+        const RowPlan plan = row_plan(a, pad, sections);
+        return py::make_tuple(plan.bytes(), plan.stretch);
+    });
+    // sections, pads and tables lie on the host, the arrays of a tiled plan on the device.
+    m.def("frontend_rows",
+          [rows](const FrontendCall& call, uintptr_t sections, uintptr_t pads, uintptr_t tables, uintptr_t stream) {
+              rows(call.of,
+                   FrontendRowStages{reinterpret_cast<const int*>(sections), reinterpret_cast<const int*>(pads),
+                                     reinterpret_cast<const float*>(tables)},
+                   stream);
           });
+    m.def("frontend_tiled", [tiled](const FrontendCall& call, const std::array<uintptr_t, 4>& plan, uintptr_t scratch,
+                                    int64_t pad, uintptr_t stream) {
+        Frontend a = call.of;
+        a.stage_sections = reinterpret_cast<const int*>(plan[0]);
+        a.stage_pad = reinterpret_cast<const int*>(plan[1]);
+        a.coefficients = reinterpret_cast<const float*>(plan[2]);
+        a.steady = reinterpret_cast<const float*>(plan[3]);
+        tiled(a, reinterpret_cast<float*>(scratch), pad, stream);
+    });
 }
 
 }  // namespace cuda

@@ -1,7 +1,7 @@
-// Offline front end on NVIDIA GPUs. Layouts and steps: frontend.cuh. Not yet run on a GPU.
+// Offline front end on NVIDIA GPUs. Layouts and steps: frontend_row.cuh, frontend.cuh. Not yet run on a GPU.
 #include <cuda_runtime_api.h>
 
-#include "frontend.cuh"
+#include "frontend_row.cuh"
 
 namespace xecg {
 namespace cuda {
@@ -34,7 +34,37 @@ __global__ void __launch_bounds__(warps* lanes) frontend_kernel(Frontend a, floa
     }
 }
 
+template <class Body>
+__global__ void __launch_bounds__(Body::max_threads, Body::resident) row_kernel(const __grid_constant__ Body body) {
+    DeviceThread<1> thread;
+    body(thread);
+}
+
+struct RowLaunch {
+    cudaStream_t stream;
+
+    template <class Body>
+    int operator()(const Body& body, int64_t rows, const RowPlan& plan) const {
+        const int bytes = int(plan.bytes());
+        const cudaError_t error = cudaFuncSetAttribute(row_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+        if (error != cudaSuccess) return int(error);
+        row_kernel<Body><<<unsigned(rows), unsigned(plan.threads), size_t(bytes), stream>>>(body);
+        return int(cudaGetLastError());
+    }
+};
+
 }  // namespace
+
+int64_t frontend_shared_bytes() {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) != cudaSuccess) return 0;
+    return cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess ? bytes : 0;
+}
+
+int frontend_rows(const Frontend& a, const FrontendRowStages& stages, cudaStream_t stream) {
+    RowLaunch launch{stream};
+    return frontend_rows(a, stages, launch);
+}
 
 int frontend(const Frontend& a, float* scratch, int64_t pad, cudaStream_t stream) {
     if (a.rows == 0) return int(cudaSuccess);

@@ -1,11 +1,13 @@
-// Offline front end on a GPU, one thread a row: equation in ../common/frontend.h, the operations and their order those of
-// ../cpu/frontend.h. 32 rows are a warp; its buffers are (time, lane), so that neighbouring threads touch neighbouring floats.
-// Counts come in and results go out through a tile of shared memory, which turns (lane, time) into (time, lane) and back.
-// A warp moves about 26 bytes a sample between its passes. Also the host form of every step: tests run a warp lane by lane.
+// Offline front end on a GPU for rows that do not fit into shared memory (frontend_row.cuh), one thread a row: equation in
+// ../common/frontend.h, the operations and their order those of ../cpu/frontend.h. 32 rows are a warp; its buffers are (time,
+// lane), so that neighbouring threads touch neighbouring floats. Counts come in and results go out through a tile of shared
+// memory, which turns (lane, time) into (time, lane) and back. A warp moves about 26 bytes a sample between its passes. Also the
+// host form of every step: tests run a warp lane by lane.
 #pragma once
 #include <math.h>
 
 #include "../common/frontend.h"
+#include "slstm_thread.cuh"
 
 namespace xecg {
 namespace cuda {
@@ -78,7 +80,15 @@ struct FrontendSections {
             s2[k] = steady[2 * k + 1] * level;
         }
     }
+    XECG_HOST_DEVICE FrontendSections(const float* coefficients, const float (&state)[2 * S]) {
+        for (int k = 0; k < S; ++k) {
+            for (int j = 0; j < 5; ++j) c[k][j] = coefficients[5 * k + j];
+            s1[k] = state[2 * k];
+            s2[k] = state[2 * k + 1];
+        }
+    }
     XECG_HOST_DEVICE float next(float v) {
+        XECG_DEVICE_UNROLL
         for (int k = 0; k < S; ++k) {
             const float y = fmaf(c[k][0], v, s1[k]);
             s1[k] = fmaf(-c[k][3], y, s1[k] + fmaf(c[k][1], v, s2[k]));

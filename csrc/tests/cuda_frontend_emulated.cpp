@@ -1,8 +1,10 @@
-// The warps of csrc/cuda/frontend.cu one after the other on the host, each step lane by lane, for the Python tests.
+// The kernels of csrc/cuda/frontend.cu on the host for the Python tests: rows in shared memory by emulator.h, the warps of the
+// tiled way one after the other, each step lane by lane.
 #include <limits>
 #include <vector>
 
 #include "../bindings/cuda_frontend.h"
+#include "emulator.h"
 
 namespace xecg::cuda {
 
@@ -33,6 +35,33 @@ void emulate(const Frontend& a, float* scratch, int64_t pad, uintptr_t) {
     }
 }
 
+int64_t shared_bytes = 227 << 10;
+bool descending = false;
+
+// Every row's block, one after the other.
+struct Rows {
+    template <class Body>
+    int operator()(const Body& body, int64_t rows, const RowPlan& plan) const {
+        if (plan.threads < 32 || plan.threads > Body::max_threads || plan.threads % 32 || plan.bytes() > shared_bytes)
+            throw std::runtime_error("a launch that no GPU would take");
+        tests::Emulator emulator;
+        emulator.descending = descending;
+        for (int64_t k = 0; k < rows; ++k)
+            emulator.run<tests::EmulatedThread<1>>(body, 1, plan.threads, plan.bytes(), descending ? rows - 1 - k : k, 0);
+        return 0;
+    }
+};
+
 }  // namespace xecg::cuda
 
-PYBIND11_MODULE(cuda_frontend_emulated, m) { xecg::cuda::define_frontend(m, &xecg::cuda::emulate); }
+PYBIND11_MODULE(cuda_frontend_emulated, m) {
+    using namespace xecg::cuda;
+    m.def("pretend", [](int64_t shared, bool backwards) { shared_bytes = shared, descending = backwards; });
+    define_frontend(
+        m, [] { return shared_bytes; },
+        [](const xecg::Frontend& a, const FrontendRowStages& stages, uintptr_t) {
+            Rows launch;
+            frontend_rows(a, stages, launch);
+        },
+        &emulate);
+}

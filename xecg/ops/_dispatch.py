@@ -15,7 +15,7 @@ import torch
 from xecg.errors import BackendError
 from xecg.ops import _native
 
-__all__ = ["backends", "pick", "quick_step", "use_backend"]
+__all__ = ["backends", "pick", "quick_step", "unproven", "use_backend"]
 
 _NAMES = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
@@ -80,11 +80,16 @@ def pick(op: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> Mod
         if reason:
             raise BackendError(f"backend {_forced!r} cannot serve {op} on {device}, {dtype}: {reason}")
         return _module(_forced, op)  # type: ignore[return-value]
-    unproven = () if os.environ.get("XECG_UNPROVEN") == "1" else _UNPROVEN
+    left_out = unproven()
     for backend in _FASTEST_FIRST.get(device.type, ("reference",)):
-        if backend not in unproven and not _refusal(backend, op, device, dtype, sizes):
+        if backend not in left_out and not _refusal(backend, op, device, dtype, sizes):
             return _module(backend, op)  # type: ignore[return-value]
     raise BackendError(f"no backend serves {op} on {device}, {dtype}: {backends(op, device, dtype)}")
+
+
+def unproven() -> tuple[str, ...]:
+    """Backends that are not picked because no GPU has run their kernels yet."""
+    return () if os.environ.get("XECG_UNPROVEN") == "1" else _UNPROVEN
 
 
 def backends(

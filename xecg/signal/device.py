@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,12 +92,12 @@ def _plan(plan: Plan, device: torch.device) -> gpu.Plan:
 
     up, taps = (0, 0) if plan.resample == "none" else (plan.up, numbers.fir.shape[1])
     return gpu.Plan(
-        there(numbers.sections),
-        there(numbers.pads),
+        numbers.sections,
+        numbers.pads,
+        partial(kernel.scan_tables, plan),
         there(numbers.coefficients),
         there(numbers.steady),
         there(numbers.fir),
-        longest_pad=int(max(numbers.pads, default=0)),
         dc=numbers.dc,
         resampler=(up, plan.down, plan.half, taps),
         zscore=plan.spec.normalise == "zscore",

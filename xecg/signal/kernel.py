@@ -29,6 +29,7 @@ __all__ = [
     "native",
     "numbers",
     "run",
+    "scan_tables",
     "serves",
 ]
 
@@ -36,6 +37,8 @@ GOOD, FLAT, BROKEN = 0, 1, 2  # csrc/common/frontend.h
 
 _MAX_SECTIONS = 6  # csrc/cpu/frontend.h
 LONG_SAMPLES = 1 << 15  # the buffer of 16 rows this long fills a cache of 2 MiB
+_JUMP = 8  # samples: row_jump of csrc/cuda/frontend_row.cuh
+_POWERS = 8  # row_powers there
 _TILE = 1040  # samples at least; 65 lines: tiles side by side begin in different sets of the first cache
 
 
@@ -112,6 +115,33 @@ def _tiles(plan: Plan) -> _Tiles:
         powers.append(np.linalg.matrix_power(step, tile).ravel())
         responses.append(response.astype(np.float32).ravel())
     return _Tiles(tile, np.concatenate([*powers, np.zeros(0)]), np.concatenate([*responses, np.zeros(0, np.float32)]))
+
+
+@lru_cache(maxsize=256)
+def scan_tables(plan: Plan, stretch: int) -> np.ndarray:
+    """Tables of the stages one after the other, float32: csrc/cuda/frontend_row.cuh, from the rounded coefficients."""
+    parts, given = [np.zeros(0)], numbers(plan)
+    coefficients, steady = given.coefficients.astype(np.float64), given.steady
+    for size in given.sections.tolist():
+        step, _ = _one_step(coefficients[:size])
+        enter = [_entered(coefficients[:size])]
+        while len(enter) < _JUMP:
+            enter.insert(0, step @ enter[0])
+        powers = [np.linalg.matrix_power(step, stretch << k) for k in range(_POWERS)]
+        jump = np.linalg.matrix_power(step, _JUMP) - np.eye(2 * size)
+        parts += [coefficients[:size], steady[:size], jump, np.stack(enter, 1), *powers]
+        coefficients, steady = coefficients[size:], steady[size:]
+    return np.concatenate([a.ravel() for a in parts]).astype(np.float32)
+
+
+def _entered(coefficients: np.ndarray) -> np.ndarray:
+    """States (2S,) after a step from none with input 1."""
+    states, x = [], 1.0
+    for b0, b1, b2, a1, a2 in coefficients:
+        y = b0 * x
+        states += [b1 * x - a1 * y, b2 * x - a2 * y]
+        x = y
+    return np.array(states)
 
 
 def _one_step(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
