@@ -21,6 +21,7 @@ import torch
 from bench.harness import Bench, Measure
 from xecg import Stream, load, ops
 from xecg.signal import STANDARD_LEADS, ECGFrontend, qrs, simulate
+from xecg.signal.qrs_definition import Definition
 from xecg.stream import Token
 
 __all__ = ["entries"]
@@ -217,10 +218,34 @@ def _beats() -> Iterator[Bench]:
     )
 
 
+def _short_pushes(patients: int) -> Bench:
+    """A minute of one lead a patient in pieces of 100 ms, the patients in turn: the compiled detector and its definition in numpy."""
+    x, step = np.tile(_records()[0, 1], 3).astype(np.float64), _RATE // 10
+
+    def pushed(make: Callable[[float], Any], seconds: int) -> list[list[int]]:
+        detectors = [make(_RATE) for _ in range(patients)]
+        found: list[list[int]] = [[] for _ in detectors]
+        for at in range(0, seconds * _RATE, step):
+            for k, detector in enumerate(detectors):
+                found[k] += detector.push(x[at : at + step])
+        return found
+
+    def right() -> None:
+        if pushed(qrs.Detector, 20) != pushed(Definition, 20):
+            raise AssertionError("the compiled detector finds other beats than its definition")
+
+    seconds = max(5, 60 // patients)
+    return Bench(
+        id=f"stream.beats.push.{patients}", op="stream", shape=f"{patients}x{10 * seconds} pushes of {step}", dtype="float64",
+        run=lambda: pushed(qrs.Detector, seconds), check=right, peers={"definition in numpy": lambda: pushed(Definition, seconds)},
+    )  # fmt: skip
+
+
 def entries() -> Iterator[Bench | Measure]:
     """Cost, capacity, latency, size and steadiness of live streams."""
     yield from _encoder()
     yield from _beats()
+    yield from (_short_pushes(patients) for patients in (1, 64))
     common: dict[str, Any] = {"op": "stream", "shape": "12 leads, 500 Hz"}
     yield Measure(id="stream.live.patients.core", unit="patients", run=_capacity, bar=1500, aim=3000, **common)
     for q, bar in ((50, None), (99, None), (99.9, 100.0)):

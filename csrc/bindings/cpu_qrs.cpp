@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <stdexcept>
 
 #include "../cpu/qrs.h"
 #include "cpu.h"
@@ -14,11 +15,13 @@ namespace xecg::bindings {
 namespace {
 
 using Address = uintptr_t;
+using Sections = std::array<double, 16>;  // 12 coefficients and 4 of state
+using Samples = std::array<int64_t, 10>;
+using Rules = std::array<double, 13>;
 
-// Filters: 12 coefficients and 4 of state. The rest in the order of QrsPlan.
-QrsPlan qrs_plan(const std::array<double, 16>& band, const std::array<double, 16>& peak, double rate_hz,
-                 const std::array<int64_t, 10>& samples, const std::array<double, 13>& rules) {
-    const auto filter = [](const std::array<double, 16>& f) {
+// In the order of QrsPlan.
+QrsPlan qrs_plan(const Sections& band, const Sections& peak, double rate_hz, const Samples& samples, const Rules& rules) {
+    const auto filter = [](const Sections& f) {
         QrsFilter to;
         std::copy(f.begin(), f.begin() + 12, to.sos.begin());
         std::copy(f.begin() + 12, f.end(), to.zi.begin());
@@ -27,6 +30,7 @@ QrsPlan qrs_plan(const std::array<double, 16>& band, const std::array<double, 16
     const auto [band_delay, peak_delay, lag, window, alone, near, arm, learn, most_rejected, memory] = samples;
     const auto [r_share, threshold, noise_share, refractory_s, t_wave_s, t_slope, search_rr, search_share, relearn_s,
                 relearn_share, learn_s, longest_rr_s, floor_mv] = rules;
+    if (memory < 1 || memory > qrs_most_memory) throw std::invalid_argument("memory is out of range");
     return QrsPlan{filter(band), filter(peak), rate_hz,  band_delay,    peak_delay,   lag,       window,
                    alone,        near,         arm,      learn,         r_share,      threshold, noise_share,
                    refractory_s, t_wave_s,     t_slope,  search_rr,     search_share, relearn_s, relearn_share,
@@ -45,12 +49,38 @@ double peakedness(Address x, int64_t n, const Plan&... plan) {
     return qrs_peakedness(qrs_plan(plan...), reinterpret_cast<const double*>(x), n);
 }
 
+template <class... Plan>
+QrsDetector detector(const Plan&... plan) {
+    return QrsDetector(qrs_plan(plan...));
+}
+
 }  // namespace
 
 void define_qrs(py::module_& m) {
-    m.def("qrs", &qrs<std::array<double, 16>, std::array<double, 16>, double, std::array<int64_t, 10>, std::array<double, 13>>);
-    m.def("qrs_peakedness",
-          &peakedness<std::array<double, 16>, std::array<double, 16>, double, std::array<int64_t, 10>, std::array<double, 13>>);
+    m.def("qrs", &qrs<Sections, Sections, double, Samples, Rules>);
+    m.def("qrs_peakedness", &peakedness<Sections, Sections, double, Samples, Rules>);
+    // Keeps the GIL, which is what keeps two threads out of one detector.
+    py::class_<QrsDetector>(m, "QrsDetector")
+        .def(py::init(&detector<Sections, Sections, double, Samples, Rules>))
+        .def("push",
+             [](QrsDetector& self, Address x, int64_t n) {
+                 std::vector<int64_t> found;
+                 self.push(reinterpret_cast<const double*>(x), n, found);
+                 return found;
+             })
+        .def("flush",
+             [](QrsDetector& self) {
+                 std::vector<int64_t> found;
+                 self.flush(found);
+                 return found;
+             })
+        .def("save",
+             [](const QrsDetector& self) {
+                 const std::vector<double> state = self.save();
+                 return py::bytes(reinterpret_cast<const char*>(state.data()), state.size() * sizeof(double));
+             })
+        .def("restore",
+             [](QrsDetector& self, Address state, int64_t n) { return self.restore(reinterpret_cast<const double*>(state), n); });
 }
 
 }  // namespace xecg::bindings

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from xecg.errors import ShapeError, SpecError
+from xecg.errors import ShapeError, SpecError, StreamError
 from xecg.signal import Annotations, Recording, kernel, simulate
 from xecg.signal.peaks import match
-from xecg.signal.qrs import Detector, _Candidate, _Judge, _moving_sum, _peakedness, detect
+from xecg.signal.qrs import Detector, _peakedness, detect
+from xecg.signal.qrs_definition import Definition, _Candidate, _Judge, _moving_sum
 
 TOL_MATCH_S = 0.075
 # Gross over the 48 records of MIT-BIH, first lead, ±75 ms, flutter of record 207 included: measured 0.9966 and 0.9946.
@@ -61,18 +64,76 @@ def hostile(seed: int, rate: float) -> np.ndarray:
     return x
 
 
+needs_compiled = pytest.mark.skipif(kernel.native() is None, reason="xecg._cpu is not built")
+
+
+@needs_compiled
 @pytest.mark.parametrize("rate", [50, 100, 257, 360, 500, 1000])
 def test_compiled_detector_finds_the_peaks_of_the_definition(rate: float) -> None:
-    if kernel.native() is None:
-        pytest.skip("xecg._cpu is not built")
     beats = 0
     for seed in range(8):
         x = hostile(seed, rate)
-        detector = Detector(rate)
-        expected = [*detector.push(x), *detector.flush()]
+        definition = Definition(rate)
+        expected = [*definition.push(x), *definition.flush()]
         assert detect(x, rate).tolist() == expected
         beats += len(expected)
     assert beats > 50
+
+
+@needs_compiled
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.sampled_from([50.0, 100.0, 257.0, 360.0, 500.0]),
+    sizes=st.lists(st.integers(0, 700), min_size=1, max_size=12),
+    saves=st.sets(st.integers(0, 60), max_size=4),
+)
+def test_compiled_detector_is_the_definition_to_the_bit_chunk_by_chunk(
+    seed: int, rate: float, sizes: list[int], saves: set[int]
+) -> None:
+    """The same beats at the same push, the same state after it; and each goes on from what the other saved."""
+    x = hostile(seed, rate)[: int(20 * rate)]
+    ours, definition, at = Detector(rate), Definition(rate), 0
+    for turn in range(60):
+        size = sizes[turn % len(sizes)]
+        assert ours.push(x[at : at + size]) == definition.push(x[at : at + size])
+        at += size
+        state = definition.save()
+        assert ours.save() == state.astype("<f8").tobytes()
+        if turn in saves:
+            theirs, ours, definition = definition, Detector(rate), Definition(rate)
+            ours.restore(theirs.save().tobytes())
+            assert definition.restore(state)
+    assert ours.flush() == definition.flush()
+
+
+def test_a_state_that_is_none_is_refused_and_changes_nothing() -> None:
+    """Cut, longer, or with any one number replaced by infinity: only strengths and signals may be any number."""
+    rate, definition = 250.0, Definition(250.0)
+    definition.push(simulate.ecg(seed=5, rate_hz=rate, duration_s=12, leads=("II",)).signal[0].astype(np.float64))
+    whole = definition.save()
+    broken = [whole[:-1], np.append(whole, 0.0), whole[:3], whole[:0]]
+    values = [(0, -1.0), (0, np.nan), (0, 2.0**60), (1, whole[0] + 1), (1, 0.5), (3, 2.0)]
+    for place, value in [*values, *((k, np.inf) for k in range(len(whole)))]:
+        broken.append(whole.copy())
+        broken[-1][place] = value
+    refused = 0
+    for state in broken:
+        ours, theirs = Detector(rate), Definition(rate)
+        fresh = ours.save()
+        if theirs.restore(state):
+            ours.restore(state.tobytes())
+            continue
+        refused += 1
+        with pytest.raises(StreamError, match="250 Hz"):
+            ours.restore(state.tobytes())
+        assert ours.save() == theirs.save().tobytes() == fresh
+    history = 4 * (definition._keep + int(whole[0] - whole[1]))
+    assert 10 + 3 + 7 <= refused < len(broken) - history
+    with pytest.raises(StreamError, match="3 bytes"):
+        Detector(rate).restore(b"abc")
+    with pytest.raises(StreamError, match="500 Hz"):
+        Detector(500).restore(whole.tobytes())
 
 
 def test_lead_choice_of_the_compiled_detector_is_that_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,17 +280,19 @@ def test_identical_pulses_without_noise_are_all_found(rr: int) -> None:
     assert all(np.abs(found - a).min() <= 2 for a in at[1:-1])
 
 
-def test_hours_without_a_beat_do_not_fill_the_memory():
+def test_hours_without_a_beat_do_not_fill_the_memory() -> None:
     rng = np.random.default_rng(0)
     beats = simulate.ecg(seed=1, rate_hz=250, duration_s=20.0, leads=("II",)).signal[0]
     off = rng.normal(0, 0.02, 250 * 1200)  # 20 min of an electrode that came off: small peaks, none of them a beat
-    detector = Detector(250)
-    detector.push(beats)
-    for first in range(0, len(off), 2500):
-        detector.push(off[first : first + 2500])
-    assert len(detector._judge.rejected) <= 256
-    after = [*detector.push(np.tile(beats, 3)), *detector.flush()]
-    assert len(after) > 40  # and it hears the heart again
+    for detector in (Detector(250), Definition(250)):
+        detector.push(beats.astype(np.float64))
+        for first in range(0, len(off), 2500):
+            detector.push(off[first : first + 2500])
+        assert len(detector.save()) < 40_000
+        if isinstance(detector, Definition):
+            assert detector._judge is not None and len(detector._judge.rejected) <= 256
+        after = [*detector.push(np.tile(beats, 3).astype(np.float64)), *detector.flush()]
+        assert len(after) > 40  # and it hears the heart again
 
 
 @pytest.mark.parametrize("wrong", ["abc", None, [[1.0, 2.0], [3.0]], np.ones(500, complex), np.ones(500, "M8[s]")])

@@ -19,7 +19,7 @@ from xecg.errors import StreamError
 
 __all__ = ["Saved", "pack", "unpack"]
 
-_MAGIC, _VERSION = b"XECGSTR\0", 2
+_MAGIC, _VERSION = b"XECGSTR\0", 3
 _HEAD = struct.Struct("<8sH16s16sHIIIIBB4q")
 
 
