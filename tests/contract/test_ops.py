@@ -63,6 +63,10 @@ def test_kernels_that_no_gpu_has_run_are_picked_when_asked_for_alone(monkeypatch
         assert _dispatch.pick("mlstm", gpu, torch.float32) is able
     monkeypatch.setenv("XECG_UNPROVEN", "1")
     assert _dispatch.pick("mlstm", gpu, torch.float32) is able
+    monkeypatch.setenv("XECG_UNPROVEN", "1,-cuda,-triton/norm")
+    assert (
+        _dispatch.pick("mlstm", gpu, torch.float32) is able and _dispatch.pick("norm", gpu, torch.float32) is reference
+    )
 
 
 def test_backends_are_listed_with_reasons() -> None:

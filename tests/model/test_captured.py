@@ -257,6 +257,17 @@ def test_products_have_the_type_that_autocast_gives_them() -> None:
         assert blocks._product_type(x.to("meta")) == torch.float32
 
 
+def test_what_only_a_gpu_takes_can_be_compiled_as_a_whole() -> None:
+    x, w = torch.randn(3, 7, 2, 5), torch.randn(2, 6, 5)
+
+    def half(x: Tensor, w: Tensor) -> Tensor:
+        y = x.to(blocks._product_type(x))
+        return blocks._behind_each_other(blocks._batched([(y, w), (y, w)]), [(y, w), (y, w)])
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(torch.compile(half, fullgraph=True, backend="eager")(x, w), half(x, w))
+
+
 @pytest.mark.gpu
 @gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -36,9 +36,9 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
         "widest": (2, 9, 1, 512),
     },
     "causal_conv1d": {"odd": (3, 300, 70), "wide": (2, 40, 2048)},  # B, T, C
-    "linear": {"odd": (9, 5, 33, 17)},
-    "gated": {"odd": (9, 53)},
-    "norm": {"odd": (9, 3, 24)},
+    "linear": {"odd": (9, 5, 33, 17), "blocks": (201, 130, 4, 4)},  # rows, groups, K, N
+    "gated": {"odd": (9, 53), "wide": (70, 1344)},
+    "norm": {"odd": (9, 3, 24), "wide": (70, 4, 512), "one head": (33, 1, 1000)},  # rows, H, D
 }
 _WIDE = ("state", "C0", "n0", "m0", "h0", "c0", "i", "f", "R", "b")  # float32 beside a short type
 
@@ -148,7 +148,9 @@ def _gated(sizes: tuple[int, ...], reverse: bool, lengths: bool, gate: str) -> C
 def _norm(sizes: tuple[int, ...], reverse: bool, lengths: bool, gate: str) -> Case:
     N, H, D = sizes
     made = {"x": torch.randn(N, H, D), "weight": torch.randn(H * D), "skip": torch.randn(N, H * D)}
-    return lambda x, weight, skip: (ops.norm(x, weight, skip=skip),), made
+    if H > 1:  # as in an mLSTM block; one head: the residual alone
+        made |= {"skip_weight": torch.randn(H * D), "gate": torch.randn(N, H * D)}
+    return lambda x, weight, **rest: (ops.norm(x, weight, **rest),), made
 
 
 _CASES: dict[str, Callable[[tuple[int, ...], bool, bool, str], Case]] = {
@@ -169,12 +171,21 @@ def on(device: str, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: t.to(device) for n, t in inputs.items()}
 
 
+@contextmanager
+def _named(backend: str) -> Iterator[None]:
+    """What does not run (a kernel that does not compile, an illegal access) is told with the backend's name: bench/gpu_check.py."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{backend} does not run: {type(error).__name__}: {error}") from error
+
+
 def judge_float32(made: Case, backend: str, device: str) -> None:
     """Outputs, states and all gradients in float32 against the definition in float64."""
     call, inputs = made
     weights = random_like(call, inputs)
     expected, expected_grads = run(call, _wide(inputs), "reference", weights)
-    with poisoned():
+    with poisoned(), _named(backend):
         found, grads = run(call, on(device, inputs), backend, [w.to(device) for w in weights])
     for k, (f, e) in enumerate(zip(found, expected)):
         assert error(f.cpu(), e) <= FORWARD, f"{backend}: output {k}: {error(f.cpu(), e):.2e}"
@@ -194,7 +205,7 @@ def judge_half(made: Case, backend: str, device: str, dtype: torch.dtype) -> Non
     weights = [weights[0].to(dtype).double(), *(torch.zeros_like(w) for w in weights[1:])]
     truth, truth_grads = run(call, _wide(inputs), "reference", weights)
     exact, exact_grads = run(call, _wide(half), "reference", weights)
-    with poisoned():
+    with poisoned(), _named(backend):
         found, grads = run(call, on(device, half), backend, [w.to(device) for w in weights])
     assert found[0].dtype == dtype
 

@@ -35,7 +35,12 @@ def serving_shape(op: str, shape: str, dtype: torch.dtype = torch.float32) -> li
     sizes = SHAPES[op][shape]
     if op == "mlstm":
         return serving(op, dtype, dk=sizes[3], dv=sizes[4])
-    return serving(op, dtype, d=sizes[3]) if op == "slstm" else serving(op, dtype)
+    named = (
+        {"slstm": {"d": sizes[3]}, "linear": {"k": sizes[2], "n": sizes[3]}}
+        if len(sizes) > 3
+        else {"norm": {"d": sizes[-1]}}
+    )
+    return serving(op, dtype, **named.get(op, {}))
 
 
 @pytest.mark.parametrize("op", SHAPES)
@@ -164,6 +169,7 @@ def test_a_step_can_be_captured_in_a_cuda_graph(op: str) -> None:
 def test_small_calls_for_the_memory_checkers() -> None:
     """What compute-sanitizer runs: each op once forward and backward on small, uneven sizes, both directions."""
     for op in SHAPES:
-        for backend in serving_shape(op, "odd"):
+        shape = "blocks" if op == "linear" else "odd"
+        for backend in serving_shape(op, shape):
             if backend != "reference":
-                gpu_cases.judge_float32(case(op, reverse=True, lengths=True), backend, "cuda")
+                gpu_cases.judge_float32(case(op, shape, reverse=True, lengths=True), backend, "cuda")

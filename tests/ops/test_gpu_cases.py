@@ -50,6 +50,19 @@ def test_a_result_that_is_off_is_seen(op: str) -> None:
         gpu_cases.judge_half(wrong_half, "reference", "cpu", torch.bfloat16)
 
 
+def test_a_kernel_that_does_not_run_is_told_with_its_backend() -> None:
+    call, inputs = gpu_cases.case("norm")
+    plain = iter([True, True, False])  # the first two calls are the judge's own
+
+    def breaks(**given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if next(plain):
+            return call(**given)
+        raise RuntimeError("CUDA error: an illegal memory access")
+
+    with pytest.raises(AssertionError, match="reference does not run: RuntimeError: CUDA error"):
+        gpu_cases.judge_float32((breaks, inputs), "reference", "cpu")
+
+
 def test_memory_that_was_not_written_is_not_a_number() -> None:
     x = torch.zeros(3)
     with gpu_cases.poisoned():

@@ -99,7 +99,7 @@ def _by_head(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
 def _batched(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The products of `_by_head`, (pairs·H, rows, N), all heads of a pair in one."""
     made = [(x.flatten(0, -3).transpose(0, 1), w.mT) for x, w in pairs]
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.cat([torch.matmul(x, w) for x, w in made])
     (x, w), kind = made[0], _product_type(pairs[0][0])
     parts = x.new_empty(len(made), len(w), x.shape[1], w.shape[2], dtype=kind)

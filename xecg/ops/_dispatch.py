@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,7 +20,8 @@ __all__ = ["backends", "pick", "quick_step", "unproven", "use_backend"]
 
 _NAMES = ("reference", "cpu", "triton", "cuda")
 _FASTEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
-# Kernels that no GPU has run yet serve when forced, or with XECG_UNPROVEN=1; take a name out once `make gpu-check` has passed.
+# Kernels that no GPU has run yet serve when forced, or with XECG_UNPROVEN=1 ("1,-triton/norm": all but that one); take a name out once
+# `make gpu-check` has passed.
 _UNPROVEN = ("cuda", "triton")
 # Public op → the file that holds it, on every floor.
 OPS = {
@@ -72,6 +74,12 @@ def _refusal(backend: str, op: str, device: torch.device, dtype: torch.dtype, si
     return "" if backend == "reference" else module.refusal(device, dtype, **sizes)
 
 
+@cache
+def _kept_out(value: str) -> frozenset[str]:
+    first, *names = value.split(",")
+    return frozenset(name.removeprefix("-") for name in names) if first == "1" else frozenset(_UNPROVEN)
+
+
 def pick(op: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> ModuleType:
     """The backend module that serves this call. Raises BackendError when a forced backend cannot."""
     if _forced is not None:
@@ -80,16 +88,18 @@ def pick(op: str, device: torch.device, dtype: torch.dtype, **sizes: int) -> Mod
         if reason:
             raise BackendError(f"backend {_forced!r} cannot serve {op} on {device}, {dtype}: {reason}")
         return _module(_forced, op)  # type: ignore[return-value]
-    left_out = unproven()
+    kept_out = unproven()
     for backend in _FASTEST_FIRST.get(device.type, ("reference",)):
-        if backend not in left_out and not _refusal(backend, op, device, dtype, sizes):
+        if backend in kept_out or f"{backend}/{op}" in kept_out:
+            continue
+        if not _refusal(backend, op, device, dtype, sizes):
             return _module(backend, op)  # type: ignore[return-value]
     raise BackendError(f"no backend serves {op} on {device}, {dtype}: {backends(op, device, dtype)}")
 
 
-def unproven() -> tuple[str, ...]:
-    """Backends that are not picked because no GPU has run their kernels yet."""
-    return () if os.environ.get("XECG_UNPROVEN") == "1" else _UNPROVEN
+def unproven() -> frozenset[str]:
+    """Backends, and "backend/op", that are not picked because no GPU has run their kernels yet, or because XECG_UNPROVEN says so."""
+    return _kept_out(os.environ.get("XECG_UNPROVEN", ""))
 
 
 def backends(

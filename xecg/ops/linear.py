@@ -47,8 +47,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.xecg.linear(rows, w, b).reshape(*lead, *weight.shape[:-1])
 
 
+def _pick(x: Tensor, weight: Tensor) -> Any:
+    return _dispatch.pick(_OP, x.device, x.dtype, k=weight.shape[2], n=weight.shape[1])
+
+
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _dispatch.pick(_OP, x.device, x.dtype).forward(x, weight, bias)
+    return _pick(x, weight).forward(x, weight, bias)
 
 
 def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -56,10 +60,7 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    by_group, w = dy.transpose(0, 1).to(wide), weight.to(wide)  # (G, rows, N)
-    dx = torch.bmm(by_group, w).transpose(0, 1).to(x.dtype).contiguous()
-    return dx, torch.bmm(by_group.mT, x.transpose(0, 1).to(wide)).to(weight.dtype), dy.to(wide).sum(0).to(weight.dtype)
+    return _pick(x, weight).backward(dy, x, weight)
 
 
 def _backward_fake(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@
 
 With one head this is layer norm (arXiv 1607.06450), with several group norm (arXiv 1803.08494); skip and gate make it the tail of the
 mLSTM block (xLSTM, arXiv 2405.04517, figure 11), skip alone the residual of the sLSTM block (figure 10). A row's bits depend on its
-own inputs only. Backends: `cpu` (float32, bfloat16), `reference` (all types, any device).
+own inputs only. Backends: `cpu` (float32, bfloat16), `triton`, `reference` (all types, any device).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _check_call(
 def _forward(
     x: Tensor, weight: Tensor, skip: Tensor | None, skip_weight: Tensor | None, gate: Tensor | None, eps: float
 ) -> Tensor:
-    return _dispatch.pick(_OP, x.device, x.dtype).forward(x, weight, skip, skip_weight, gate, eps=eps)
+    return _dispatch.pick(_OP, x.device, x.dtype, d=x.shape[-1]).forward(x, weight, skip, skip_weight, gate, eps=eps)
 
 
 def _fake(
@@ -99,7 +99,9 @@ def _backward(
     gate: Tensor | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _dispatch.pick(_OP, x.device, x.dtype).backward(dy, x, weight, skip, skip_weight, gate, eps=eps)
+    return _dispatch.pick(_OP, x.device, x.dtype, d=x.shape[-1]).backward(
+        dy, x, weight, skip, skip_weight, gate, eps=eps
+    )
 
 
 def _backward_fake(

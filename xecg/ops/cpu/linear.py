@@ -7,12 +7,13 @@ from torch import Tensor
 
 from xecg.ops._native import address
 from xecg.ops.cpu import DTYPES, native, why_not
+from xecg.ops.reference.linear import backward  # ordinary matrix products
 
-__all__ = ["forward", "refusal"]
+__all__ = ["backward", "forward", "refusal"]
 
 
-def refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Why this kernel cannot serve such a call, or ""."""
+def refusal(device: torch.device, dtype: torch.dtype, *, k: int = 1, n: int = 1) -> str:
+    """Why this kernel cannot serve such a call of any sizes k and n, or ""."""
     return why_not(device, dtype)
 
 

@@ -11,8 +11,8 @@ from xecg.ops.cpu import DTYPES, native, why_not
 __all__ = ["backward", "forward", "refusal"]
 
 
-def refusal(device: torch.device, dtype: torch.dtype) -> str:
-    """Why this kernel cannot serve such a call, or ""."""
+def refusal(device: torch.device, dtype: torch.dtype, *, d: int = 1) -> str:
+    """Why this kernel cannot serve such a call of any head size d, or ""."""
     return why_not(device, dtype)
 
 

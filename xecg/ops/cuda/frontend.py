@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
 def refusal() -> str:
     """Why no CUDA tensor is served, or ""."""
-    if "cuda" in _dispatch.unproven():
+    if not _dispatch.unproven().isdisjoint(("cuda", "cuda/frontend")):
         return "no GPU has run this kernel yet; XECG_UNPROVEN=1 picks it"
     module, reason = _native.load("_cuda")
     return reason if module is None else ""
