@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Work", "frontend", "mlstm", "slstm"]
+__all__ = ["BASE_FLOPS", "Work", "frontend", "mlstm", "rows", "slstm"]
 
+BASE_FLOPS = 4.609e9  # of `base`, a 10-s ECG forward, by torch's flop counter
 _CHUNK = 128  # steps, of the chunkwise form of long rows
 
 
@@ -53,3 +54,15 @@ def slstm(B: int, T: int, H: int, D: int, *, backward: bool = False, item: int =
 def frontend(records: int, leads: int, n: int, m: int, *, item_in: int = 2, item_out: int = 2) -> Work:
     """Counts in once, a model's input out once (as bfloat16, as the encoder reads it); operations are not what it waits for."""
     return Work(float(records * leads * (n * item_in + m * item_out)), 0.0)
+
+
+def rows(
+    count: int, width: int, *, items_in: tuple[int, ...], items_out: tuple[int, ...], backward: bool = False
+) -> Work:
+    """`count` rows of `width` numbers of each input once in, of each output once out; sizes of a number in bytes.
+
+    backward: forward and backward together; the backward pass reads the inputs and the outputs' gradients and writes the inputs'.
+    """
+    once = sum(items_in) + sum(items_out)
+    back = 2 * sum(items_in) + sum(items_out) if backward else 0
+    return Work(float(count * width * (once + back)), 0.0)

@@ -30,9 +30,7 @@ def run(out: Path | None, only: str, seconds: float, *, resume: bool, tell: Call
     rows: list[dict[str, Any]] = before.get("rows", [])
     told = before.get("ceilings")
     limits = Ceilings(told["gemm_flops"], told["copy_bytes"], told["gemm_dtype"]) if told else device.ceilings()
-    made = sorted(
-        (e for make in registry.entries("gpu") for e in make() if only in e.id and isinstance(e, Bench)), key=_turn
-    )
+    made = sorted((entry for entry in _entries() if only in entry.id), key=_turn)
     if before.get("running"):
         ended = RuntimeError(f"it ended its process, or did not end within {_ENTRY_LIMIT_S} s")
         rows += [failed_row(entry, ended) for entry in made if entry.id == before["running"]]
@@ -52,6 +50,22 @@ def run(out: Path | None, only: str, seconds: float, *, resume: bool, tell: Call
             return BROKEN if made else 1
         device.free()
     return 1 if any("failed" in row for row in rows) else 0
+
+
+def _entries() -> Iterator[Bench]:
+    """Every entry; a module that does not import, or that makes none, is one that fails."""
+    for make in registry.entries("gpu"):
+        try:
+            yield from (entry for entry in make() if isinstance(entry, Bench))
+        except Exception as error:
+            yield _failing(getattr(make, "__module__", "bench.gpu"), error)
+
+
+def _failing(name: str, error: Exception) -> Bench:
+    def check() -> None:
+        raise error
+
+    return Bench(name, name.rpartition(".")[2], "", "", lambda: None, check, device="cuda", backend="")
 
 
 def _turn(entry: Bench) -> int:

@@ -24,4 +24,14 @@ def entries(suite: str) -> Iterator[Callable[[], Sequence[Bench | Measure]]]:
     for folder in SUITES[suite]:
         for path in sorted((Path(__file__).parent / folder).glob("*.py")):
             if path.stem != "__init__":
-                yield import_module(f"bench.{folder}.{path.stem}").entries
+                yield _Maker(f"bench.{folder}.{path.stem}")
+
+
+class _Maker:
+    """Entries of a module, which is imported when they are made: what it needs may be missing."""
+
+    def __init__(self, module: str) -> None:
+        self.__module__ = module
+
+    def __call__(self) -> Sequence[Bench | Measure]:
+        return import_module(self.__module__).entries()

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import device, floors, gpu_checks, gpu_peers, gpu_run, harness, readme, registry
 from bench.__main__ import main
-from bench.gpu import encode, train
+from bench.gpu import encode, neighbours, train
 from bench.harness import Bench, Ceilings
 from xecg.model import XECGConfig
 from xecg.pretrain.settings import Settings
@@ -79,7 +79,7 @@ def test_entries_are_made_without_a_gpu_and_each_has_a_bar() -> None:
     made = [entry for make in registry.entries("gpu") for entry in make()]
     names = [entry.id for entry in made]
     assert len(set(names)) == len(names)
-    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode", "frontend", "train"}
+    assert {entry.op for entry in made} >= {"mlstm", "slstm", "encode", "frontend", "train", "norm", "gated", "linear"}
     assert {"encode.base.512.plain", "encode.base.512.compiled", "encode.base.1.graph", "encode.base.8.graph"} <= set(
         names
     )
@@ -197,6 +197,20 @@ def test_when_the_gpu_answers_no_more_another_process_must_go_on(
     assert [row["id"] for row in json.loads(file.read_text())["rows"]] == ["a", "b"]
 
 
+def test_a_module_whose_needs_are_missing_is_one_failed_row(
+    fake_gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing() -> list[Bench]:
+        raise ModuleNotFoundError("No module named 'safetensors'")
+
+    monkeypatch.setattr(registry, "entries", lambda suite: iter([missing, lambda: [bench(id="b")]]))
+    file = tmp_path / "gpu.json"
+    assert gpu_run.run(file, "", 0, resume=False, tell=lambda row: None) == 1
+    rows = json.loads(file.read_text())["rows"]
+    assert [row.get("failed", "") for row in rows] == ["ModuleNotFoundError: No module named 'safetensors'", ""]
+    assert "safetensors" in readme.gpu_table(json.loads(file.read_text()))
+
+
 def test_an_entry_that_hangs_is_ended() -> None:
     import subprocess
     import sys
@@ -305,6 +319,36 @@ def test_operations_of_a_training_step_are_those_counted_by_hand() -> None:
     (piece,) = step._pieces(3)
     tokens = piece.wide[1].sum() // 25 * 4 + piece.narrow[1].sum() // 25 * 3  # teacher and student; student alone
     assert train.token_forwards(step.settings, 500, 25) * 3 == int(tokens)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_neighbours_rows_run_here_on_small_sizes(train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in neighbours.neighbours(2, 3, 16, 2, 24):
+        row = neighbours.entry(one, 6, train=train, device="cpu")
+        row.check()
+        row.run()
+        with monkeypatch.context() as patch:
+            right = getattr(torch.ops.xecg, one.op)
+            patch.setattr(torch.ops.xecg, one.op, lambda *a, right=right: _off(right(*a)))
+            with pytest.raises(AssertionError, match="y is off"):
+                neighbours.entry(one, 6, train=train, device="cpu").check()
+
+
+def _off(result: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor | tuple[torch.Tensor, ...]:
+    """1 % off in bfloat16, where what is timed runs; the definition is asked in float64."""
+    first, *rest = result if isinstance(result, tuple) else (result,)
+    first = first if first.dtype == torch.float64 else first * 1.02
+    return (first, *rest) if isinstance(result, tuple) else first
+
+
+def test_bytes_of_the_neighbours_are_those_counted_by_hand() -> None:
+    tail = neighbours.neighbours(512, 40, 1024, 4, 1344)
+    moved = {(one.op, one.name): neighbours.entry(one, 512 * 40, train=False, device="cpu").bytes for one in tail}
+    assert moved[("norm", "of-mlstm")] == 512 * 40 * 2048 * 8  # h, a, z in, y out
+    assert moved[("norm", "of-slstm")] == 512 * 40 * 1024 * 10  # h in bfloat16, x and y in float32
+    assert moved[("gated", "gelu")] == 512 * 40 * 1344 * 6 and moved[("linear", "blocks")] == 512 * 40 * 2048 * 4
+    both = neighbours.entry(tail[2], 512 * 40, train=True, device="cpu").bytes
+    assert both == 512 * 40 * 1344 * (6 + 10)  # dy, a, b in; da, db out
 
 
 def test_without_a_gpu_the_suite_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

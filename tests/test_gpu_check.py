@@ -250,6 +250,25 @@ def test_the_bench_goes_on_after_an_entry_that_ended_its_process(tmp_path: Path)
     assert ["--resume" in line for line in benches] == [False, True, True] and states(made)["bench"] == "passed"
 
 
+def test_a_neighbour_that_does_not_run_does_not_take_the_encoder_with_it(tmp_path: Path) -> None:
+    def line(op: str, reason: str) -> dict:
+        return {"test": f"t.py::test_x[{op}-False]", "state": "failed", "reason": reason}
+
+    lines = [
+        line("norm-wide", "AssertionError: triton does not run: CompilationError: at 3:4"),
+        line("gated-odd", "AssertionError: triton: output 0: 2e-3"),
+        line("mlstm-long", "AssertionError: triton does not run: OutOfResources"),
+    ]
+    machine = Machine({}, tests={"other ops": [(1, lines)]})
+    made = check(tmp_path, machine)
+    made.all()
+    bench = next(e for line, e in zip(machine.commands, machine.environments) if "bench run gpu" in line)
+    assert bench["XECG_UNPROVEN"] == "1,-triton/norm"
+    assert "without triton/norm" in next(step.told for step in made.steps if step.name == "bench")
+    parity = next(e for e in machine.environments if "XECG_TOLD" in e)
+    assert parity["XECG_UNPROVEN"] == "1"
+
+
 def test_a_bench_that_does_not_get_on_is_left(tmp_path: Path) -> None:
     machine = Machine({"bench run": Done(7, "")})
     assert check(tmp_path, machine).all() == 1

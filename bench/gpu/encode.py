@@ -11,9 +11,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from bench.floors import BASE_FLOPS
 from bench.gpu_checks import serving
 from bench.harness import Bench
-from bench.jobs.encode import BASE_FLOPS
 from xecg.model import XECG, XECGConfig
 
 __all__ = ["Job", "entries"]

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.floors import BASE_FLOPS
 from bench.gpu_checks import serving
 from bench.harness import Bench
-from bench.jobs.encode import BASE_FLOPS
 from xecg.model.config import SIGNAL_PRESET
 from xecg.pretrain import schedule
 from xecg.pretrain.corpus import Corpus
