@@ -51,14 +51,14 @@ void define_frontend(pybind11::module_& m, Shared shared, Rows rows, Tiled tiled
         const RowPlan plan = row_plan(a, pad, sections);
         return py::make_tuple(plan.bytes(), plan.stretch);
     });
-    // sections, pads and tables lie on the host, the arrays of a tiled plan on the device.
-    m.def("frontend_rows",
-          [rows](const FrontendCall& call, uintptr_t sections, uintptr_t pads, uintptr_t tables, uintptr_t stream) {
-              rows(call.of,
-                   FrontendRowStages{reinterpret_cast<const int*>(sections), reinterpret_cast<const int*>(pads),
-                                     reinterpret_cast<const float*>(tables)},
-                   stream);
-          });
+    // sections, pads and tables lie on the host, taps and the arrays of a tiled plan on the device.
+    m.def("frontend_rows", [rows](const FrontendCall& call, uintptr_t sections, uintptr_t pads, uintptr_t tables, uintptr_t taps,
+                                  uintptr_t stream) {
+        rows(call.of,
+             FrontendRowStages{reinterpret_cast<const int*>(sections), reinterpret_cast<const int*>(pads),
+                               reinterpret_cast<const float*>(tables), reinterpret_cast<const float*>(taps)},
+             stream);
+    });
     m.def("frontend_tiled", [tiled](const FrontendCall& call, const std::array<uintptr_t, 4>& plan, uintptr_t scratch,
                                     int64_t pad, uintptr_t stream) {
         Frontend a = call.of;

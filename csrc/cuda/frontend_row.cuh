@@ -2,11 +2,11 @@
 // and an output written once: 2 n + 4 m bytes a row of counts.
 //
 // Sections are recurrences; their threads take stretches of the row side by side. A stretch first starts without a state and
-// gives the state e at its end, eight samples at once:  e <- e + (A^8 - 1) e + sum_u A^(7-u) B x_u.  The states at the stretches'
-// starts follow by a scan, s_t = e_t + A^stretch s_(t-1) in log2(threads) rounds with the powers of A, and the sections run
-// through the stretch in the form of ../cpu/frontend.h. The same from the row's end. An FIR thread makes O outputs of one phase,
-// whose samples slide through registers. A stretch and O are odd, so that the threads' samples lie in different banks.
-// Instructions, not bytes, are what it waits for: docs/GPU.md counts them.
+// gives the state e at its end, J = 16 samples at once:  e <- e + (A^J - 1) e + sum_u A^(J-1-u) B x_u.  The states at the
+// stretches' starts follow by a scan, s_t = e_t + A^stretch s_(t-1) in log2(threads) rounds with the powers of A, and the
+// sections run through the stretch in the form of ../cpu/frontend.h. The same from the row's end. An FIR thread makes O outputs
+// of one phase, whose samples slide through registers. A stretch and O are odd, so that the threads' samples lie in different
+// banks. Instructions, not bytes, are what it waits for: docs/GPU.md counts them.
 #pragma once
 #include <math.h>
 
@@ -15,12 +15,12 @@
 namespace xecg {
 namespace cuda {
 
-constexpr int row_jump = 8, row_powers = 8, row_most_threads = 1 << row_powers, row_most_stages = 4;
+constexpr int row_jump = 16, row_powers = 8, row_most_threads = 1 << row_powers, row_most_stages = 4;
 constexpr int row_most_outputs = 17, row_few_outputs = 9;  // O
 constexpr int row_thread_samples = 80;                     // fewer: more rounds of the scan a sample; more: fewer warps
 
-// Floats of a stage's tables: coefficients (S, 5), steady (S, 2), A^8 - 1 (2S, 2S), A^(7-u) B (2S, 8), A^(stretch 2^k) (8, 2S,
-// 2S).
+// Floats of a stage's tables: coefficients (S, 5), steady (S, 2), A^J - 1 (2S, 2S), A^(J-1-u) B (2S, J),
+// A^(stretch 2^k) (8, 2S, 2S).
 constexpr int row_table_floats(int S) { return 7 * S + 4 * S * S + 2 * S * row_jump + row_powers * 4 * S * S; }
 
 XECG_HOST_DEVICE constexpr int min_int(int a, int b) { return a < b ? a : b; }
@@ -39,6 +39,9 @@ struct RowPlan {
     XECG_HOST_DEVICE int64_t bytes() const { return 4 * (int64_t(room_at()) + room); }
 };
 
+// Taps of a phase in the order in which they are met: (min(down, taps), row_deep), tap r + down q at (r, q), zero after the last.
+XECG_HOST_DEVICE inline int row_deep(const Frontend& a) { return int((a.taps + a.down - 1) / a.down); }
+
 // Sizes fit ints: a row in shared memory is short. pad, S: the longest edge extension, the most sections of a stage.
 XECG_HOST_DEVICE inline RowPlan row_plan(const Frontend& a, int pad, int S) {
     RowPlan p{int(a.n), pad, pad, 0, 0, 0};
@@ -49,7 +52,7 @@ XECG_HOST_DEVICE inline RowPlan row_plan(const Frontend& a, int pad, int S) {
     if (a.up) {
         // Of few outputs a group reads the samples that those which there are not would need.
         const int64_t last = (a.m < row_most_outputs * a.up ? row_most_outputs * a.up : a.m) - 1;
-        p.first = max_int(pad, int(a.taps - 1 - a.half / a.up));
+        p.first = max_int(pad, min_int(int(a.down), int(a.taps)) - 1 + (row_deep(a) - 1) * int(a.down) - int(a.half / a.up));
         p.after = max_int(pad, int((last * a.down + a.half) / a.up + 1 - a.n));
         p.room = max_int(p.room, int(a.m));
     }
@@ -68,7 +71,7 @@ struct RowTable {
     }
 };
 
-// State at the end of 1 + 8 blocks samples, `step` places apart, that begin without one. A section's states depend on those
+// State at the end of 1 + J blocks samples, `step` places apart, that begin without one. A section's states depend on those
 // before it and its own alone: j <= (i | 1).
 template <int S>
 XECG_DEVICE inline void row_end(const RowTable<S>& t, const float* x, int step, int blocks, float (&e)[2 * S]) {
@@ -130,17 +133,43 @@ XECG_DEVICE inline void row_scan(Thread& thread, const RowTable<S>& t, float lev
     for (int j = 0; j < 2 * S; ++j) e[j] = at ? now[j * count + at - 1] : first[j];
 }
 
-template <int S>
-XECG_DEVICE inline void row_run(const RowTable<S>& t, float* x, int step, int count, const float (&e)[2 * S]) {
+// A band-pass of three sections as scipy orders them has numerators g (1, 2, 1), (1, 0, -1), (1, -2, 1), in delta form g (1, 4,
+// 4), (1, 2, 0), (1, 0, 0): 14 instructions a sample instead of 18.
+inline bool row_band(const float* coefficients, int S) {
+    const auto c = [&](int k, int j) { return coefficients[5 * k + j]; };
+    return S == 3 && c(0, 1) == c(0, 2) && c(1, 0) == 1.0f && c(1, 2) == 0.0f && c(2, 0) == 1.0f && c(2, 1) == 0.0f &&
+           c(2, 2) == 0.0f;
+}
+
+XECG_DEVICE inline float row_band_next(const float* c, float (&s)[6], float v) {
+    float more = fmaf(c[1], v, s[1]), y = fmaf(c[0], v, s[0]);
+    s[0] = fmaf(-c[3], y, s[0] + more);
+    s[1] = fmaf(-c[4], y, more);
+    more = fmaf(c[6], y, s[3]), v = y + s[2];
+    s[2] = fmaf(-c[8], v, s[2] + more);
+    s[3] = fmaf(-c[9], v, s[3]);
+    y = v + s[4];
+    s[4] = fmaf(-c[13], y, s[4] + s[5]);
+    s[5] = fmaf(-c[14], y, s[5]);
+    return y;
+}
+
+template <int S, bool band>
+XECG_DEVICE inline void row_run(const RowTable<S>& t, float* x, int step, int count, float (&e)[2 * S]) {
     FrontendSections<S> sections(t.of, e);
 #ifdef __CUDACC__
 #pragma unroll 4
 #endif
-    for (int k = 0; k < count; ++k) x[k * step] = sections.next(x[k * step]);
+    for (int k = 0; k < count; ++k) {
+        if constexpr (band)
+            x[k * step] = row_band_next(t.of, e, x[k * step]);
+        else
+            x[k * step] = sections.next(x[k * step]);
+    }
 }
 
 // One pass of a stage over `total` samples from `from` on, each `step` places from the last.
-template <int S, class Thread>
+template <int S, bool band, class Thread>
 XECG_DEVICE inline void row_pass(Thread& thread, const RowPlan& p, const RowTable<S>& t, float* from, int step, int total,
                                  float* room) {
     const int start = thread.index() * p.stretch, count = min_int(p.stretch, total - start);
@@ -148,12 +177,12 @@ XECG_DEVICE inline void row_pass(Thread& thread, const RowPlan& p, const RowTabl
     float e[2 * S] = {};
     if (count == p.stretch) row_end<S>(t, mine, step, p.stretch / row_jump, e);
     row_scan<S>(thread, t, *from, room, e);
-    row_run<S>(t, mine, step, count, e);
+    row_run<S, band>(t, mine, step, count, e);
     thread.barrier();
 }
 
 // sosfiltfilt of the n samples at x.
-template <int S, class Thread>
+template <int S, bool band, class Thread>
 XECG_DEVICE inline void row_stage(Thread& thread, const RowPlan& p, const float* table, int pad, float* x, float* room) {
     const float first = x[0], last = x[p.n - 1];
     for (int k = 1 + thread.index(); k <= pad; k += thread.count()) {
@@ -163,34 +192,40 @@ XECG_DEVICE inline void row_stage(Thread& thread, const RowPlan& p, const float*
     thread.barrier();
     const RowTable<S> t{table};
     const int total = p.n + 2 * pad;
-    row_pass<S>(thread, p, t, x - pad, 1, total, room);
-    row_pass<S>(thread, p, t, x + p.n - 1 + pad, -1, total, room);
+    row_pass<S, band>(thread, p, t, x - pad, 1, total, room);
+    row_pass<S, band>(thread, p, t, x + p.n - 1 + pad, -1, total, room);
 }
 
-// Outputs phase + up (first + o), those before `from` are another group's.
+// Outputs phase + up (first + o), those before `from` are another group's. taps: (up, min(down, taps), row_deep).
 template <int O>
-XECG_DEVICE inline void row_fir(const Frontend& a, int phase, int group, const float* x, float* y) {
-    const int up = int(a.up), down = int(a.down), taps = int(a.taps);
+XECG_DEVICE inline void row_fir(const Frontend& a, const float* taps, int phase, int group, const float* x, float* y) {
+    const int up = int(a.up), down = int(a.down), wide = min_int(down, int(a.taps)), deep = row_deep(a);
     const int count = (int(a.m) - phase + up - 1) / up, from = group * O, first = max_int(0, min_int(from, count - O));
     const int at = (phase + up * first) * down + int(a.half);  // 32 bits: `down` has 12, a row 16
-    const float* h = a.fir + at % up * taps;
+    const float* h = taps + at % up * wide * deep;
     x += at / up;
     float sum[O] = {};
-    for (int r = 0; r < min_int(down, taps); ++r, --x) {
+    for (int r = 0; r < wide; ++r, --x, h += deep) {
         float window[O];  // of the sample o places of `down` from x: window[o % O]
         XECG_DEVICE_UNROLL
         for (int o = 1; o < O; ++o) window[o] = x[o * down];
         const float* now = x;
-        for (int j = r; j < taps;) {
+        const auto tap = [&](int q, int u) {
+            window[(O - u) % O] = *now;
+            const float by = h[q + u];
             XECG_DEVICE_UNROLL
-            for (int u = 0; u < O; ++u) {
-                if (j >= taps) break;
-                window[(O - u) % O] = *now;
-                const float tap = h[j];
-                XECG_DEVICE_UNROLL
-                for (int o = 0; o < O; ++o) sum[o] = fmaf(tap, window[(o - u + O) % O], sum[o]);
-                j += down, now -= down;
-            }
+            for (int o = 0; o < O; ++o) sum[o] = fmaf(by, window[(o - u + O) % O], sum[o]);
+            now -= down;
+        };
+        int q = 0;
+        for (; q + O <= deep; q += O) {
+            XECG_DEVICE_UNROLL
+            for (int u = 0; u < O; ++u) tap(q, u);
+        }
+        XECG_DEVICE_UNROLL
+        for (int u = 0; u < O - 1; ++u) {
+            if (q + u >= deep) break;
+            tap(q, u);
         }
     }
     XECG_DEVICE_UNROLL
@@ -202,11 +237,11 @@ XECG_DEVICE inline void row_fir(const Frontend& a, int phase, int group, const f
 XECG_HOST_DEVICE inline int row_groups(const Frontend& a, int O) { return int((a.m + a.up * O - 1) / (a.up * O)); }
 
 template <int O, class Thread>
-XECG_DEVICE inline void row_resample(Thread& thread, const Frontend& a, const float* x, float* y) {
+XECG_DEVICE inline void row_resample(Thread& thread, const Frontend& a, const float* taps, const float* x, float* y) {
     const int up = int(a.up), groups = row_groups(a, O);
     for (int k = thread.index(); k < groups * up; k += thread.count()) {
         const int phase = k / groups;
-        if (k % groups * O < (int(a.m) - phase + up - 1) / up) row_fir<O>(a, phase, k % groups, x, y);
+        if (k % groups * O < (int(a.m) - phase + up - 1) / up) row_fir<O>(a, taps, phase, k % groups, x, y);
     }
 }
 
@@ -285,13 +320,15 @@ XECG_DEVICE inline void row_write(Thread& thread, const Frontend& a, int64_t row
     if (thread.index() == 0) a.state[row] = trace != trace ? 2 : uint8_t(flat);
 }
 
-// most: sections of a stage at most. one: there is one stage, whose tables then are operands of the instructions.
-template <int most, bool one>
+// most: sections of a stage at most. one: there is one stage, whose tables then are operands of the instructions. band: it is as
+// row_band says.
+template <int most, bool one, bool band>
 struct FrontendRows {
     static constexpr int blocks = 1, max_threads = row_most_threads, most_stages = one ? 1 : row_most_stages;
     static constexpr int resident = most > 3 ? 1 : 2;  // blocks of the most threads that a multiprocessor's registers must hold
     Frontend a;
     RowPlan plan;
+    const float* taps;
     int sections[most_stages], pads[most_stages];
     float tables[most_stages][row_table_floats(most)];
 
@@ -317,9 +354,9 @@ struct FrontendRows {
         for (int k = here; k < plan.after; k += apart) x[plan.n + k] = 0.0f;
         thread.barrier();
         if (row_rounds<row_most_outputs>(apart) <= row_rounds<row_few_outputs>(apart))
-            row_resample<row_most_outputs>(thread, a, x, room);
+            row_resample<row_most_outputs>(thread, a, taps, x, room);
         else
-            row_resample<row_few_outputs>(thread, a, x, room);
+            row_resample<row_few_outputs>(thread, a, taps, x, room);
         thread.barrier();
         row_write(thread, a, row, room, sums);
     }
@@ -332,25 +369,27 @@ struct FrontendRows {
     }
     template <class Thread>
     XECG_DEVICE void stage(Thread& thread, int s, float* x, float* room) const {
+        if constexpr (band) return row_stage<3, true>(thread, plan, tables[s], pads[s], x, room);
         switch (sections[s]) {
-            case 1: return row_stage<1>(thread, plan, tables[s], pads[s], x, room);
-            case 2: return row_stage<2>(thread, plan, tables[s], pads[s], x, room);
-            case 3: return row_stage<3>(thread, plan, tables[s], pads[s], x, room);
+            case 1: return row_stage<1, false>(thread, plan, tables[s], pads[s], x, room);
+            case 2: return row_stage<2, false>(thread, plan, tables[s], pads[s], x, room);
+            case 3: return row_stage<3, false>(thread, plan, tables[s], pads[s], x, room);
         }
         if constexpr (most > 3) {
             switch (sections[s]) {
-                case 4: return row_stage<4>(thread, plan, tables[s], pads[s], x, room);
-                case 5: return row_stage<5>(thread, plan, tables[s], pads[s], x, room);
-                case 6: return row_stage<6>(thread, plan, tables[s], pads[s], x, room);
+                case 4: return row_stage<4, false>(thread, plan, tables[s], pads[s], x, room);
+                case 5: return row_stage<5, false>(thread, plan, tables[s], pads[s], x, room);
+                case 6: return row_stage<6, false>(thread, plan, tables[s], pads[s], x, room);
             }
         }
     }
 };
 
-// The arguments that the host gives beside Frontend's. tables: the stages' one after the other, row_table_floats each.
+// What rows take beside Frontend's arguments: sections, pads (stages) and the stages' tables one after the other on the host;
+// taps of the resampler, as row_fir takes them, on the device.
 struct FrontendRowStages {
     const int *sections, *pads;
-    const float* tables;
+    const float *tables, *taps;
 };
 
 inline int row_most(const int* of, int stages) {
@@ -360,10 +399,11 @@ inline int row_most(const int* of, int stages) {
 }
 
 // `Launcher` has `int operator()(const Body&, int64_t rows, const RowPlan&)`; returns what that does, 0 for nothing to do.
-template <int most, bool one, class Launcher>
+template <int most, bool one, bool band, class Launcher>
 int frontend_rows(const Frontend& a, const FrontendRowStages& stages, Launcher& launch) {
-    FrontendRows<most, one> body{};
+    FrontendRows<most, one, band> body{};
     body.a = a;
+    body.taps = stages.taps;
     body.plan = row_plan(a, row_most(stages.pads, a.stages), row_most(stages.sections, a.stages));
     const float* table = stages.tables;
     for (int s = 0; s < a.stages; ++s) {
@@ -379,8 +419,10 @@ template <class Launcher>
 int frontend_rows(const Frontend& a, const FrontendRowStages& stages, Launcher& launch) {
     if (a.rows == 0) return 0;
     const bool small = row_most(stages.sections, a.stages) <= 3;
-    if (a.stages != 1) return small ? frontend_rows<3, false>(a, stages, launch) : frontend_rows<6, false>(a, stages, launch);
-    return small ? frontend_rows<3, true>(a, stages, launch) : frontend_rows<6, true>(a, stages, launch);
+    if (a.stages != 1)
+        return small ? frontend_rows<3, false, false>(a, stages, launch) : frontend_rows<6, false, false>(a, stages, launch);
+    if (row_band(stages.tables, stages.sections[0])) return frontend_rows<3, true, true>(a, stages, launch);
+    return small ? frontend_rows<3, true, false>(a, stages, launch) : frontend_rows<6, true, false>(a, stages, launch);
 }
 
 }  // namespace cuda

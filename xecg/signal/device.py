@@ -51,7 +51,8 @@ def _on_gpu(frontend: ECGFrontend, signal: Tensor, gain: Any, baseline: Any) -> 
     records, wide, m = len(given), len(frontend.spec.leads), frontend.output_length(n)
     outputs, inputs = (torch.tensor(list(side), device=device) for side in zip(*frontend._rows.items()))
     each = torch.arange(records, device=device)[:, None]
-    x = torch.zeros(records, wide, m, device=device)
+    full = len(outputs) == wide
+    x = (torch.empty if full else torch.zeros)(records, wide, m, device=device)
     scale = zero = None
     if gain is not None:
         scale, zero = (
@@ -68,8 +69,9 @@ def _on_gpu(frontend: ECGFrontend, signal: Tensor, gain: Any, baseline: Any) -> 
         scale=scale,
         baseline=zero,
     ).view(records, -1)
-    mask = torch.zeros(x.shape, dtype=torch.bool, device=device)
-    mask[:, outputs] = (state == kernel.GOOD)[:, :, None]
+    good = torch.zeros(records, wide, dtype=torch.bool, device=device)
+    good[:, outputs] = state == kernel.GOOD
+    mask = good[:, :, None].repeat(1, 1, m)
     broken = (state == kernel.BROKEN).any(1)
     if broken.any():
         x[broken], mask[broken] = _on_host(frontend, given[broken], gain, baseline)
@@ -98,6 +100,7 @@ def _plan(plan: Plan, device: torch.device) -> gpu.Plan:
         there(numbers.coefficients),
         there(numbers.steady),
         there(numbers.fir),
+        there(kernel.row_taps(plan)),
         dc=numbers.dc,
         resampler=(up, plan.down, plan.half, taps),
         zscore=plan.spec.normalise == "zscore",

@@ -28,6 +28,7 @@ __all__ = [
     "fits",
     "native",
     "numbers",
+    "row_taps",
     "run",
     "scan_tables",
     "serves",
@@ -37,7 +38,7 @@ GOOD, FLAT, BROKEN = 0, 1, 2  # csrc/common/frontend.h
 
 _MAX_SECTIONS = 6  # csrc/cpu/frontend.h
 LONG_SAMPLES = 1 << 15  # the buffer of 16 rows this long fills a cache of 2 MiB
-_JUMP = 8  # samples: row_jump of csrc/cuda/frontend_row.cuh
+_JUMP = 16  # samples: row_jump of csrc/cuda/frontend_row.cuh
 _POWERS = 8  # row_powers there
 _TILE = 1040  # samples at least; 65 lines: tiles side by side begin in different sets of the first cache
 
@@ -132,6 +133,16 @@ def scan_tables(plan: Plan, stretch: int) -> np.ndarray:
         parts += [coefficients[:size], steady[:size], jump, np.stack(enter, 1), *powers]
         coefficients, steady = coefficients[size:], steady[size:]
     return np.concatenate([a.ravel() for a in parts]).astype(np.float32)
+
+
+def row_taps(plan: Plan) -> np.ndarray:
+    """Taps of the resampler, float32 (up, min(down, taps), deep): row_fir of csrc/cuda/frontend_row.cuh."""
+    fir, down = numbers(plan).fir, plan.down
+    if not fir.size:
+        return fir
+    deep = -(-fir.shape[1] // down)
+    padded = np.pad(fir, [(0, 0), (0, deep * down - fir.shape[1])]).reshape(len(fir), deep, down)
+    return np.ascontiguousarray(padded[:, :, : min(down, fir.shape[1])].transpose(0, 2, 1))
 
 
 def _entered(coefficients: np.ndarray) -> np.ndarray:

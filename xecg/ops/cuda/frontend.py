@@ -30,6 +30,7 @@ class Plan(NamedTuple):
     coefficients: Tensor
     steady: Tensor
     fir: Tensor
+    taps: Tensor  # of `fir`, in the order of rows in shared memory
     dc: float
     resampler: tuple[int, int, int, int]  # up (0: none), down, half, taps
     zscore: bool
@@ -75,7 +76,7 @@ def run(
         shared, stretch = module.frontend_row(n, m, resampler, pad, int(max(plan.sections, default=0)))
         if shared <= module.frontend_shared_bytes() and len(plan.sections) <= module.frontend_most_stages:
             host = (plan.sections, plan.pads, plan.tables(stretch))
-            module.frontend_rows(call(slice(0, rows)), *(a.ctypes.data for a in host), stream)
+            module.frontend_rows(call(slice(0, rows)), *(a.ctypes.data for a in host), address(plan.taps), stream)
             return state
         lanes, each = module.frontend_lanes, module.frontend_warp_scratch(n, m, resampler[0], pad)
         at_once = max(1, _SCRATCH_BYTES // (4 * each)) * lanes
