@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
+from tests.ops.gpu_cases import poisoned
 from tests.ops.harness import ROOT
 from tests.ops.mlstm_cases import EMPTY_M, NAMES, call, cast, golden_inputs, inputs, without_state
 from tests.tolerances import FORWARD, FORWARD_EXTREME, HALF_RMS_FACTOR, error, rms_error
@@ -45,6 +47,24 @@ def leaning(T: int, **options) -> dict[str, Tensor | None]:
     for name in ("q", "k", "n0"):
         made[name] = made[name] + 1
     return cast(made, torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """What is read without being written is NaN."""
+    with poisoned():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _short_segments(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Several segments in a short sequence, of two chunks of 16 each."""
+    from xecg.ops.triton import _mlstm_configs as configs
+
+    monkeypatch.setattr(configs, "segment_of", lambda DK, DV: 32)
+    configs.plan.cache_clear()
+    yield
+    configs.plan.cache_clear()
 
 
 def assert_same(found: tuple[Tensor, ...], exact: tuple[Tensor, ...], tolerance: float) -> None:
@@ -103,39 +123,86 @@ def test_any_length_goes_its_way(T: int, way: str) -> None:
 
 
 @interpreter
-def test_the_table_fills_the_device_and_keeps_states_on_the_chip() -> None:
+def test_the_table_fills_the_device_and_keeps_states_on_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
     from xecg.ops.triton import _mlstm_configs as configs
+
+    monkeypatch.undo()
 
     def way(streams: int, T: int, D: int, dtype: torch.dtype = torch.bfloat16) -> str:
         return configs.plan(streams, T, D, D, dtype, 132).way
 
     assert way(2048, 40, 512) == "chunk" and way(128, 2500, 128) == "walk" and way(4, 65536, 128) == "split"
-    assert way(128, 2500, 512) == way(128, 2500, 128, torch.float32) == "tiles"
+    assert way(128, 2500, 256) == way(128, 2500, 128, torch.float32) == "tiles"
     for T in (65, 1000, 65536):
         plan = configs.plan(4, T, 128, 128, torch.bfloat16, 132)
-        assert (plan.segments - 1) * plan.steps < T <= plan.segments * plan.steps and plan.steps % plan.out.sizes[
-            "L"
-        ] == 0
+        assert (plan.slots - 1) * plan.steps < T <= plan.slots * plan.steps and plan.steps % plan.out.sizes["L"] == 0
+
+
+@interpreter
+def test_other_sequences_choose_no_way_but_between_walk_and_split() -> None:
+    from xecg.ops.triton import _mlstm_configs as configs
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for D in (16, 100, 128, 256, 300, 512):
+            for T in (1, 33, 64, 65, 1000, 65536):
+                plans = [configs.plan(streams, T, D, D, dtype, 132) for streams in (1, 7, 64, 4096)]
+                ways = {plan.way for plan in plans}
+                assert len(ways) == 1 or ways == {"walk", "split"}
+                for plan in plans:  # what is summed in which order
+                    for tile, first in ((plan.out, plans[0].out), (plan.states, plans[0].states)):
+                        assert {**tile.sizes, "SPAN": 0} == {**first.sizes, "SPAN": 0} and tile.warps == first.warps
 
 
 @interpreter
 @pytest.mark.parametrize("gate", ["exp", "sig"])
-def test_a_sequence_goes_in_parts_when_its_states_are_many(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_split_gives_the_bits_of_a_walk(gate: str, state: bool, dtype: torch.dtype) -> None:
+    x = cast(leaning(100, gates=3.0, dk=40, dv=20) | ({} if state else dict.fromkeys(("C0", "n0", "m0"))), dtype)
+    x["f"][0, 70, 0], x["i"][0, 32:70, 1] = -torch.inf, -torch.inf
+    lengths = torch.tensor([100, 61])
+    walked, split = (forward(x, way, lengths, gate=gate, reverse=state) for way in ("walk", "split"))
+    for a, b in zip(walked, split):
+        assert torch.equal(a, b) and a.isfinite().all()
+
+
+@interpreter
+def test_a_row_alone_has_the_bits_that_it_has_among_companions(monkeypatch: pytest.MonkeyPatch) -> None:
     from xecg.ops.triton import _mlstm_configs as configs
 
+    monkeypatch.setattr(configs, "processors", lambda device: 5)
+    for dtype, ways in ((torch.float32, {"tiles"}), (torch.bfloat16, {"walk", "split"})):
+        x = cast(leaning(100, batch=3, dk=20, dv=18), dtype)
+        alone = {name: t[1:2] for name, t in x.items()}
+        assert {configs.plan(2 * n, 100, 20, 18, dtype, 5).way for n in (1, 3)} == ways
+        together, found = (call(_default, each) for each in (x, alone))
+        for a, b in zip(together, found):
+            assert torch.equal(a[1:2], b)
+
+
+def _default(*args, **options) -> tuple[Tensor, ...]:
+    from xecg.ops.triton._mlstm_forward import forward
+
+    return forward(*args, **options)
+
+
+@interpreter
+@pytest.mark.parametrize("way", ["split", "tiles"])
+@pytest.mark.parametrize("gate", ["exp", "sig"])
+def test_a_sequence_goes_in_parts_when_its_states_are_many(
+    gate: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xecg.ops.triton import _mlstm_configs as configs
+
+    x, lengths = leaning(100, batch=1), torch.tensor([90])
+    whole = forward(x, way, lengths, gate=gate)
     monkeypatch.setattr(configs, "_STATE_BYTES", 2 * (2 * 4 * 12))
     configs.plan.cache_clear()
-    x = leaning(45, batch=1)
-    assert configs.plan(2, 45, 4, 3, torch.float32, 132, 16, "tiles").segments == 2
+    assert configs.plan(2, 100, 4, 3, torch.float32, 132, 16, way).slots == 2
     for made in (x, without_state(x)):
-        assert_same(
-            forward(made, "tiles", torch.tensor([40]), gate=gate),
-            expected(made, torch.tensor([40]), gate=gate),
-            FORWARD,
-        )
-    h = forward(x, "tiles", torch.tensor([40]), gate=gate, want_state=False)[0]
-    assert error(h, expected(x, torch.tensor([40]), gate=gate)[0]) <= FORWARD
-    configs.plan.cache_clear()
+        assert_same(forward(made, way, lengths, gate=gate), expected(made, lengths, gate=gate), FORWARD)
+    h = forward(x, way, lengths, gate=gate, want_state=False)[0]
+    assert torch.equal(h, whole[0])
 
 
 @interpreter

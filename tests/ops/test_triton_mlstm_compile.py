@@ -64,39 +64,49 @@ def resources(binary, target: int, folder: Path) -> tuple[int, int, int]:
 def cases(dtype: torch.dtype, DK: int, DV: int):
     """Name, kernel, constants and tile of every launch for one head size."""
     from xecg.ops.triton import _mlstm_configs as configs
-    from xecg.ops.triton._mlstm_forward import chunk_kernel, scan_kernel, walk_kernel
+    from xecg.ops.triton._mlstm_forward import chunk_kernel
     from xecg.ops.triton._mlstm_step import memory_kernel, normal_kernel
     from xecg.ops.triton._mlstm_tiles import MODES
+    from xecg.ops.triton._mlstm_walk import scan_kernel, states_kernel, walk_kernel
 
-    common = {"EXP": True, "REVERSE": False, "MODE": MODES[dtype], "DK": DK, "DV": DV}
+    common = {
+        "EXP": True,
+        "REVERSE": False,
+        "MODE": MODES[dtype],
+        "DK": DK,
+        "DV": DV,
+        "SEGMENT": configs.segment_of(DK, DV),
+    }
     nothing = dict.fromkeys(("C0", "n0", "m0", "lengths")) | {"RAGGED": False, "STATE": False}
     everything = {"RAGGED": True, "STATE": True, "END": True}
+    unwritten = {"END": False, "C": None, "n": None, "m": None}
     short, long = (configs.plan(2048, T, DK, DV, dtype, 132) for T in (32 if dtype == torch.float32 else 40, 2500))
     assert short.way == "chunk"
     one = {"chunks": 1, "origin": 0}
-    yield (
-        "chunk alone",
-        chunk_kernel,
-        {**common, **one, **nothing, "END": False, "C": None, "n": None, "m": None},
-        short.stateless,
-    )
+    yield "chunk alone", chunk_kernel, {**common, **one, **nothing, **unwritten}, short.alone
     yield "chunk", chunk_kernel, {**common, **everything}, short.out
-    empty = dict.fromkeys(("C0", "n0", "m0"))
-    sums = {**common, **empty, "RAGGED": True, "STATE": False, "OUT": False, "END": True}
-    yield "sums", walk_kernel, sums, long.sums
-    if long.way == "walk":
-        one = {"segments": 1, "origin": 0, "OUT": True, "decays": None}
-        yield (
-            "walk alone",
-            walk_kernel,
-            {**common, **one, **nothing, "END": False, "C": None, "n": None, "m": None},
-            long.out,
-        )
-        yield "walk", walk_kernel, {**common, **one, **everything}, long.out
-    step, small = configs.step_tile(DK, DV), configs.Tile({"BLOCK": configs.SCAN_BLOCK}, 4, 3, 1)
-    yield "scan", scan_kernel, {**common, "STATE": True, "END": True}, small
+    if long.way == "tiles":
+        yield "states", states_kernel, {**common, **everything}, long.states
+    else:
+        one = {"slots": 1, "origin": 0, "OUT": True, "decays": None}
+        yield "walk alone", walk_kernel, {**common, **one, **nothing, **unwritten, "START": True}, long.out
+        yield "walk", walk_kernel, {**common, **one, **everything, "START": True}, long.out
+        empty = dict.fromkeys(("C0", "n0", "m0")) | {"RAGGED": True, "STATE": False, "START": False}
+        yield "sums", walk_kernel, {**common, **empty, "OUT": False, "END": True}, long.out
+        small = configs.Tile({"BLOCK": configs.SCAN_BLOCK}, 4, 3, 1)
+        yield "scan", scan_kernel, {**common, "STATE": True, "END": True}, small
+    step = configs.step_tile(DK, DV)
     yield "step", memory_kernel, common, step
     yield "step of n", normal_kernel, common, configs.Tile({"BK": step.sizes["BK"]}, 4, 3, 1)
+
+
+def test_the_kernels_of_one_way_agree_on_the_steps_of_a_chunk() -> None:
+    from xecg.ops.triton import _mlstm_configs as configs
+
+    for dtype in TYPES:
+        rows = [configs.row_of(kernel, dtype, 512) for kernel in ("alone", "chunk", "states", "gradient")]
+        assert all(rows) and len({row.L for row in rows[:3]}) == 1
+    assert configs.segment_of(1, 1) % max(row.L for row in configs.TABLE.values()) == 0
 
 
 def check(target: int, dtype: torch.dtype, head: tuple[int, int], folder: Path, only: str = "") -> None:
@@ -128,3 +138,31 @@ def test_every_configuration_compiles_within_bounds(
     target: int, dtype: torch.dtype, head: tuple[int, int], tmp_path: Path
 ) -> None:
     check(target, dtype, head, tmp_path)
+
+
+def sums(binary) -> set[tuple[str, ...]]:
+    """Of a compiled walk: how the sums that make the state are laid out over threads, which is the order of their terms."""
+    text = binary.asm["ttgir"]
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.MULTILINE))
+    found = set()
+    for kind, axis, shape, layout in re.findall(
+        r'"tt\.(reduce|scan)"\(.*?axis = (\d)(?:.*\n)*?\s*\}\) : \(tensor<(\w+), (#\w+)>', text
+    ):
+        if axis == "0" and shape.endswith(("f32", "f64")):
+            found.add((kind, shape, layouts[layout]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [80, 90])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=lambda t: str(t)[6:])
+def test_a_split_adds_in_the_order_of_a_walk(target: int, dtype: torch.dtype) -> None:
+    launches = {name: given for name, *given in cases(dtype, 128, 128)}
+    found = {}
+    for name in ("walk", "sums"):
+        kernel, constants, tile = launches[name]
+        constants = {key: value for key, value in {**constants, **tile.sizes}.items() if key in kernel.arg_names}
+        found[name] = sums(compiled(kernel, dtype, constants, target, tile))
+    L, BK = tile.sizes["L"], tile.sizes["BK"]
+    assert {(kind, shape) for kind, shape, _ in found["sums"]} >= {("scan", f"{L}xf64"), ("reduce", f"{L}x{BK}xf32")}
+    assert found["sums"] <= found["walk"]

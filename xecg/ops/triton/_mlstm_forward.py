@@ -2,12 +2,14 @@
 
     chunk   one chunk: one program per stream and range of value features. P = q kᵀ is summed over tiles of DK, the state before and
             after goes through memory tile by tile, and not at all where there is none.
-    walk    one program per stream and tile of value features walks the chunks and keeps its tile of C on the chip.
-    split   too few streams: the walk is cut into segments. Pass 1 sums each from the empty state (k and v only), pass 2 scans over
-            the segments, pass 3 walks each again from the state at its start and writes the outputs.
-    tiles   heads too wide for the chip, and float32: the same three passes with segments of one chunk, pass 3 as in `chunk`; parts of
-            the sequence follow one another so that the states between chunks stay within a budget of memory.
+    walk    one program per stream and tile of value features walks the chunks and keeps its columns of C on the chip.
+    split   too few streams: each segment of the walk has its program. Pass 1 sums each from the empty state (k and v only), pass 2
+            scans over the segments, pass 3 walks each from the state at its start and writes the outputs. The bits are the walk's.
+    tiles   heads too wide for the chip, and float32: one program per stream and tile of C walks the chunks and writes C before each,
+            then every chunk has its programs, as in `chunk`; parts of the sequence follow one another so that the states stay within
+            a budget of memory.
 
+No way, and no bit of a result, depends on how many streams there are, except that `split` stands in for `walk`.
 The kernels read strided views and run reversed time by index arithmetic. Not yet run on a GPU.
 """
 # mypy: allow-untyped-defs
@@ -32,11 +34,9 @@ from xecg.ops.triton._mlstm_tiles import (
     dot_left,
     dot_right,
     end_of,
-    finite,
     first_top,
     gates_of,
     held_of,
-    last_of,
     length_of,
     load_tile,
     normaliser,
@@ -48,8 +48,9 @@ from xecg.ops.triton._mlstm_tiles import (
     values_times,
     weights_of,
 )
+from xecg.ops.triton._mlstm_walk import scan_kernel, states_kernel, walk_kernel
 
-__all__ = ["chunk_kernel", "device_of", "forward", "scan_kernel", "walk_kernel"]
+__all__ = ["chunk_kernel", "device_of", "forward"]
 
 
 @triton.jit
@@ -127,131 +128,6 @@ def chunk_kernel(
                 tl.store(place, dot_left(tl.trans(weighed), values, tile, MODE), mask=inside)
 
 
-@triton.jit
-def walk_kernel(
-    q, k, v, i, f, C0, n0, m0, lengths, h, C, n, m, decays,
-    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, i_b, i_t, i_h, f_b, f_t, f_h, h_b, h_t, h_h, T, H, scale, eps, segments, steps,
-    origin,
-    EXP: tl.constexpr, REVERSE: tl.constexpr, RAGGED: tl.constexpr, STATE: tl.constexpr, OUT: tl.constexpr, END: tl.constexpr,
-    DK: tl.constexpr, DV: tl.constexpr, L: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, MODE: tl.constexpr,
-):  # fmt: skip
-    """One segment (`steps` steps, a multiple of L) from step `origin` on of one stream, one tile (BK, BV) of its state.
-
-    With OUT, BK ≥ DK.
-    C0, n0, m0 (streams, segments, …): the state at each segment's start, with STATE; C, n, m alike: at its end, with END. decays
-    (streams, segments) float64, with END and without OUT: sum of the segment's log forget gates.
-    Not yet run on a GPU.
-    """
-    columns: tl.constexpr = (DV + BV - 1) // BV
-    tiles: tl.constexpr = (DK + BK - 1) // BK * columns
-    pid = tl.program_id(0)
-    tile = pid % tiles
-    d, e = tile // columns * BK, tile % columns * BV
-    slot = (pid // tiles).to(tl.int64)
-    s = slot // segments
-    row, head = s // H, s % H
-    begin = origin + (slot % segments).to(tl.int32) * steps
-    q += row * q_b + head * q_h
-    k += row * k_b + head * k_h
-    v += row * v_b + head * v_h
-    i += row * i_b + head * i_h
-    f += row * f_b + head * f_h
-    h += row * h_b + head * h_h
-    length = length_of(lengths, row, T, RAGGED)
-    lane = d + tl.arange(0, BK)
-    top = first_top(m0, slot, EXP, STATE)
-    memory, normal = tl.zeros([BK, BV], tl.float32), tl.zeros([BK], tl.float32)
-    if STATE:
-        held = held_of(top, DK, EXP)
-        memory = load_tile(C0 + slot * DK * DV, d, e, held, DK, DV, BK, BV)
-        normal = tl.load(n0 + slot * DK + lane, mask=lane < held, other=0.0)
-    decay = tl.full([], 0.0, tl.float64)
-    cuts = tl.full([], 0, tl.int32)
-
-    for start in range(begin, tl.minimum(begin + steps, length), L):
-        p = start + tl.arange(0, L)
-        exists = p < length
-        at = place_of(p, length, REVERSE)
-        li, b, resets = gates_of(i, f, i_t, f_t, at, exists, EXP)
-        keys = rows_of(k, at, k_t, exists, d, DK, BK)
-        values = rows_of(v, at, v_t, exists, e, DV, BV)
-        if OUT:
-            queries = rows_of(q, at, q_t, exists, 0, DK, BK)
-            A, a, tops = weights_of(li, b, resets, top, L, EXP)
-            S = scores_of(dot_inputs(queries, tl.trans(keys), tl.zeros([L, L], tl.float32), MODE), A, scale, L)
-            a *= scale
-            den = tl.sum(S, axis=1) + a * tl.sum(queries.to(tl.float32) * normal[None, :], axis=1)
-            num = a[:, None] * dot_right(queries, memory, tl.zeros([L, BV], tl.float32), MODE)
-            num = values_times(S, values, num, L, MODE) * normaliser(den, tops, eps, EXP)[:, None]
-            store_rows(h, at, h_t, exists, e, num, DV, BV)
-        w, w0, top = end_of(li, b, resets, top, L, EXP)
-        weighed = w[:, None] * keys.to(tl.float32)
-        memory = dot_left(tl.trans(weighed), values, w0 * memory, MODE)
-        normal = w0 * normal + tl.sum(weighed, axis=0)
-        if END and not OUT:
-            decay += last_of(b, L)
-            cuts += last_of(resets, L)
-
-    if RAGGED and OUT:
-        for start in range(tl.maximum(begin, length), tl.minimum(begin + steps, T), L):
-            p = start + tl.arange(0, L)
-            zero = tl.zeros([L, BV], tl.float32)
-            store_rows(h, p.to(tl.int64), h_t, p < tl.minimum(begin + steps, T), e, zero, DV, BV)
-    if END:
-        place, inside = state_tile(C + slot * DK * DV, d, e, DK, DV, BK, BV)
-        tl.store(place, memory, mask=inside)
-        tl.store(n + slot * DK + lane, normal, mask=lane < tl.where(e == 0, DK, 0))
-        if tile == 0:
-            tl.store(m + slot, tl.where(top == float("-inf"), LOWEST, top))
-            if not OUT:
-                tl.store(decays + slot, tl.where((cuts > 0) & (decay == decay), float("-inf"), decay))
-
-
-@triton.jit
-def scan_kernel(
-    C0, n0, m0, C, n, m, decays, tops, last_C, last_n, last_m, segments,
-    EXP: tl.constexpr, STATE: tl.constexpr, END: tl.constexpr, DK: tl.constexpr, DV: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """In C, n (streams, segments, …): what each segment makes of the empty state becomes the state at its start; m there goes to tops.
-
-    One program per stream and BLOCK ≥ DK entries of C; the first of a stream has n and m too. Not yet run on a GPU.
-    """
-    size: tl.constexpr = DK * DV
-    blocks: tl.constexpr = (size + BLOCK - 1) // BLOCK
-    pid = tl.program_id(0)
-    s = (pid // blocks).to(tl.int64)
-    block = pid % blocks
-    lane = tl.arange(0, BLOCK)
-    e = block * BLOCK + lane
-    in_C, in_n = e < size, e < DK
-    top = first_top(m0, s, EXP, STATE)
-    now, now_n = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    if STATE:
-        held = held_of(top, DK, EXP)
-        now = tl.load(C0 + s * size + e, mask=e < held * DV, other=0.0)
-        now_n = tl.load(n0 + s * DK + lane, mask=in_n & (lane < held), other=0.0)
-    for g in range(0, segments):
-        slot = s * segments + g
-        local = tl.load(C + slot * size + e, mask=in_C, other=0.0)
-        local_n = tl.load(n + slot * DK + lane, mask=in_n, other=0.0)
-        local_top = first_top(m, slot, EXP, True)
-        tl.store(C + slot * size + e, now, mask=in_C)
-        tl.store(n + slot * DK + lane, now_n, mask=in_n)
-        if block == 0:
-            tl.store(tops + slot, top)
-        start = (tl.load(decays + slot) + top.to(tl.float64)).to(tl.float32)
-        if EXP:
-            top = tl.maximum(start, local_top, propagate_nan=tl.PropagateNan.ALL)
-        keep, gain = tl.exp(start - finite(top)), tl.exp(local_top - finite(top))
-        now = keep * now + gain * local
-        now_n = keep * now_n + gain * local_n
-    if END:
-        tl.store(last_C + s * size + e, now, mask=in_C)
-        tl.store(last_n + s * DK + lane, now_n, mask=in_n)
-        if block == 0:
-            tl.store(last_m + s, tl.where(top == float("-inf"), LOWEST, top))
-
-
 def device_of(x: Tensor) -> AbstractContextManager[Any]:
     """Launches go to x's GPU; nothing to do for the interpreter's CPU tensors."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
@@ -279,25 +155,35 @@ class _Call:
         )  # fmt: skip
 
     def walk(
-        self, tile: Tile, first: list[Any], last: list[Any], steps: int, segments: int = 1, origin: int = 0, out: bool = True,
+        self, plan: configs.Plan, first: list[Any], last: list[Any], slots: int = 1, origin: int = 0, out: bool = True,
         end: bool = True, decays: Tensor | None = None,
     ) -> None:  # fmt: skip
-        streams = self.h.shape[0] * self.h.shape[2]
-        walk_kernel[(streams * segments * tile.programs,)](
-            *self.sequence, *first, self.lengths, self.h, *last, decays, *self.numbers, segments, steps, origin,
-            STATE=first[0] is not None, OUT=out, END=end, **self.options, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages,
+        streams, tile, state = self.h.shape[0] * self.h.shape[2], plan.out, first[0] is not None
+        segment = configs.segment_of(self.options["DK"], self.options["DV"])
+        walk_kernel[(streams * slots * tile.programs,)](
+            *self.sequence, *first, self.lengths, self.h, *last, decays, *self.numbers, slots, plan.steps, origin,
+            STATE=state, START=state or (out and plan.steps > segment), OUT=out, END=end, SEGMENT=segment,
+            **self.options, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
-    def scan(
-        self, first: list[Any], C: Tensor, n: Tensor, m: Tensor, decays: Tensor, last: list[Any], end: bool
-    ) -> Tensor:
-        streams, segments, DK, DV = C.shape
+    def scan(self, first: list[Any], found: list[Tensor], decays: Tensor, last: list[Any], end: bool) -> Tensor:
+        C, n, m = found
+        streams, slots, DK, DV = C.shape
         tops = torch.empty_like(m)
         scan_kernel[(streams * triton.cdiv(DK * DV, configs.SCAN_BLOCK),)](
-            *first, C, n, m, decays, tops, *last, segments, STATE=first[0] is not None, END=end, BLOCK=configs.SCAN_BLOCK,
+            *first, C, n, m, decays, tops, *last, slots, STATE=first[0] is not None, END=end, BLOCK=configs.SCAN_BLOCK,
             EXP=self.options["EXP"], DK=DK, DV=DV, num_warps=4,
         )  # fmt: skip
         return tops
+
+    def states(
+        self, tile: Tile, first: list[Any], found: list[Tensor], last: list[Any], chunks: int, origin: int, end: bool
+    ) -> None:
+        streams = self.h.shape[0] * self.h.shape[2]
+        states_kernel[(streams * tile.programs,)](
+            *self.sequence[1:], *first, self.lengths, *found, *last, *self.numbers[3:15], *self.numbers[18:20], chunks, origin,
+            STATE=first[0] is not None, END=end, **self.options, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
 
 
 def forward(
@@ -339,27 +225,29 @@ def forward(
     first = [None if x is None else x.contiguous() for x in (C0, n0, m0)]
     with device_of(v):
         if plan.way == "chunk":
-            call.chunk(plan.stateless if first[0] is None and not want_state else plan.out, first, last, want_state)
+            call.chunk(plan.alone if first[0] is None and not want_state else plan.out, first, last, want_state)
         elif plan.way == "walk":
-            call.walk(plan.out, first, last, plan.steps, end=want_state)
+            call.walk(plan, first, last, end=want_state)
         else:
-            _three_passes(call, plan, first, last, want_state)
+            _in_parts(call, plan, first, last, want_state)
     return h, last[0], last[1], last[2]
 
 
-def _three_passes(call: _Call, plan: configs.Plan, first: list[Any], last: list[Any], want_state: bool) -> None:
-    """`split` and `tiles`: parts of plan.segments · plan.steps steps, one after the other."""
+def _in_parts(call: _Call, plan: configs.Plan, first: list[Any], last: list[Any], want_state: bool) -> None:
+    """`split` and `tiles`: parts of plan.slots · plan.steps steps, one after the other."""
     (B, T, H), DK, DV = call.h.shape[:3], call.options["DK"], call.options["DV"]
-    for origin in range(0, max(T, 1), plan.segments * plan.steps):
-        segments = min(plan.segments, max(triton.cdiv(T - origin, plan.steps), 1))
-        C, n, m = _state(call.h, (B * H, segments), DK, DV)
-        decays = torch.empty_like(m, dtype=torch.float64)
-        call.walk(plan.sums, [None] * 3, [C, n, m], plan.steps, segments, origin, out=False, decays=decays)
-        final = origin + segments * plan.steps >= T
+    for origin in range(0, max(T, 1), plan.slots * plan.steps):
+        slots = min(plan.slots, max(triton.cdiv(T - origin, plan.steps), 1))
+        final = origin + slots * plan.steps >= T
         after = last if final else _state(call.h, (B, H), DK, DV)
-        tops = call.scan(first, C, n, m, decays, after, want_state or not final)
+        end = want_state or not final
+        found = _state(call.h, (B * H, slots), DK, DV)
         if plan.way == "tiles":
-            call.chunk(plan.out, [C, n, tops], [None] * 3, False, segments, origin)
+            call.states(plan.states, first, found, after, slots, origin, end)
+            call.chunk(plan.out, found, [None] * 3, False, slots, origin)
         else:
-            call.walk(plan.out, [C, n, tops], [None] * 3, plan.steps, segments, origin, end=False)
+            decays = torch.empty_like(found[2], dtype=torch.float64)
+            call.walk(plan, [None] * 3, found, slots, origin, out=False, decays=decays)
+            tops = call.scan(first, found, decays, after, end)
+            call.walk(plan, [*found[:2], tops], [None] * 3, slots, origin, end=False)
         first = after

@@ -1,4 +1,7 @@
-"""mlstm in Triton: _mlstm_forward.py, _mlstm_step.py, _mlstm_backward.py, imported by the first call. Not yet run on a GPU."""
+"""mlstm in Triton: _mlstm_forward.py, _mlstm_step.py, _mlstm_backward.py, imported by the first call.
+
+The bits of a row depend on nothing but the row, the sizes T, DK, DV and the type: not on its companions. Not yet run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from xecg.ops.triton import why_not
 
 __all__ = ["backward", "forward", "refusal", "step_"]
 
-_WIDEST = 512  # C's tile in registers: _mlstm_configs.py
+_WIDEST = 512  # of the table in _mlstm_configs.py
 
 
 def refusal(device: torch.device, dtype: torch.dtype, *, dk: int = 1, dv: int = 1) -> str:
