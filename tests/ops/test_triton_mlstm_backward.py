@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.ops.gpu_cases import poisoned
 from tests.ops.harness import ROOT
 from tests.tolerances import GRADIENT, error
 from xecg.ops.reference import mlstm as reference
@@ -70,6 +72,13 @@ def assert_parity(call: Call, *, tolerance: float = GRADIENT, **options: Any) ->
         assert x.dtype == call[name].dtype and x.shape == call[name].shape
         assert error(x, expected[name]) <= tolerance, f"gradient of {name}: {error(x, expected[name]):.2e}"
     return found
+
+
+@pytest.fixture(autouse=True)
+def _poisoned() -> Iterator[None]:
+    """What is read without being written is NaN."""
+    with poisoned():
+        yield
 
 
 @compiled

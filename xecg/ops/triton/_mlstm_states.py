@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from xecg.ops.triton._mlstm_tiles import finite, length_of, log_sigmoid, place_of
+from xecg.ops.triton._mlstm_tiles import LOWEST, dot_left, finite, length_of, log_sigmoid, place_of, rows_of, state_tile
 
 SEGMENT = 8  # chunks: 512 steps of 64
 
@@ -36,65 +36,6 @@ def log_gates(i, f, i_t, f_t, t, length, L: tl.constexpr, EXP: tl.constexpr, REV
     later = (t + 1 < length) & ((t + 1) % L != 0)
     lf_later = tl.load(f + place_of(t + 1, length, REVERSE) * f_t, mask=later, other=float("inf")).to(tl.float32)
     return li, log_sigmoid(lf), log_sigmoid(lf_later)
-
-
-@triton.jit
-def rows_of(base, at, step, exists, start, D: tl.constexpr, BD: tl.constexpr):
-    """Features [start, start + BD) of the given steps (steps, BD), 0 outside."""
-    d = start + tl.arange(0, BD)
-    return tl.load(base + at[:, None] * step + d[None, :], mask=exists[:, None] & (d[None, :] < D), other=0.0)
-
-
-@triton.jit
-def state_tile(base, k0, v0, DK: tl.constexpr, DV: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """Pointers to a tile (BK, BV) of a state, and which of them exist."""
-    k, v = k0 + tl.arange(0, BK), v0 + tl.arange(0, BV)
-    return base + k[:, None] * DV + v[None, :], (k[:, None] < DK) & (v[None, :] < DV)
-
-
-@triton.jit
-def dot_inputs(x, y, total, MODE: tl.constexpr):
-    """total + x y of two tiles of the caller's type: products are exact, sums float32."""
-    if MODE == 0:
-        return tl.dot(x.to(tl.float32), y.to(tl.float32), total, input_precision="ieee")
-    return tl.dot(x, y, total)
-
-
-@triton.jit
-def _coarse(x):
-    """x cut to the 10 bits of fraction that a tf32 product reads."""
-    return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def dot_left(x, y, total, MODE: tl.constexpr):
-    """total + x y, x float32 and y of the caller's type. MODE 1: y is bfloat16 and x the sum of two; 2: float16, x a sum of two tf32.
-    Rounding x once to y's type would cost as much as rounding the result."""
-    if MODE == 0:
-        return tl.dot(x, y.to(tl.float32), total, input_precision="ieee")
-    elif MODE == 1:
-        high = x.to(tl.bfloat16)
-        total = tl.dot((x - high.to(tl.float32)).to(tl.bfloat16), y, total)
-        return tl.dot(high, y, total)
-    else:
-        high, wide = _coarse(x), y.to(tl.float32)
-        total = tl.dot(x - high, wide, total, input_precision="tf32")
-        return tl.dot(high, wide, total, input_precision="tf32")
-
-
-@triton.jit
-def dot_right(x, y, total, MODE: tl.constexpr):
-    """total + x y, x of the caller's type and y float32: as dot_left."""
-    if MODE == 0:
-        return tl.dot(x.to(tl.float32), y, total, input_precision="ieee")
-    elif MODE == 1:
-        high = y.to(tl.bfloat16)
-        total = tl.dot(x, (y - high.to(tl.float32)).to(tl.bfloat16), total)
-        return tl.dot(x, high, total)
-    else:
-        high, wide = _coarse(y), x.to(tl.float32)
-        total = tl.dot(wide, y - high, total, input_precision="tf32")
-        return tl.dot(wide, high, total, input_precision="tf32")
 
 
 @triton.jit
@@ -116,7 +57,7 @@ def chunk_gates_kernel(
     before = tl.full([], float("-inf"), tl.float32)
     if STATE and EXP:
         before = tl.load(m0 + n)
-        before = tl.where(before <= -3.4028234663852886e38, float("-inf"), before)
+        before = tl.where(before <= LOWEST, float("-inf"), before)
     if EXP:
         tl.store(m + n * (NC + 1), before)
     lane = tl.arange(0, BLOCK)
@@ -293,28 +234,41 @@ def _chain(share, gain, next_share, next_gain):
 
 
 @triton.jit
+def _sum_of(parts, n, TILES: tl.constexpr):
+    """What the tiles of stream n's state give together, added in one order whatever the other streams."""
+    total = tl.full([], 0.0, tl.float32)
+    for tile in range(0, TILES):
+        total += tl.load(parts + n * TILES + tile)
+    return total
+
+
+@triton.jit
 def passed_on_kernel(
-    m, decays, tops, passed, end, lengths, gamma, T, H, NC, RAGGED: tl.constexpr, END: tl.constexpr, L: tl.constexpr,
-    BLOCK: tl.constexpr,
+    m, decays, tops, passed, dm, ends, starts, lengths, gamma, dm0, T, H, NC, RAGGED: tl.constexpr, FIRST: tl.constexpr,
+    END: tl.constexpr, TILES: tl.constexpr, L: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """gamma (N, NC + 1) of one stream: γ_c = passed_c + γ_{c+1} where the state before chunk c wins the maximum at its end."""
+    """gamma (N, NC + 1) of one stream: γ_c = passed_c + γ_{c+1} where the state before chunk c wins the maximum at its end.
+
+    END: the last is dm less C:dC + n·dn of the final state, `ends` (N, TILES). FIRST: dm0 is the first with `starts` (N, TILES).
+    """
     n = tl.program_id(0).to(tl.int64)
     chunks = tl.cdiv(length_of(lengths, n // H, T, RAGGED), L)
     after = tl.full([], 0.0, tl.float32)
     if END:
-        after = tl.load(end + n)
+        after = tl.load(dm + n) - _sum_of(ends, n, TILES)
     tl.store(gamma + n * (NC + 1) + chunks, after)
     lane = tl.arange(0, BLOCK)
     blocks = tl.cdiv(chunks, BLOCK)
     for b in range(0, blocks):
         c = (blocks - 1 - b) * BLOCK + lane
         exists = c < chunks
-        before = tl.load(m + n * (NC + 1) + c, mask=exists, other=0.0) + tl.load(
-            decays + n * NC + c, mask=exists, other=0.0
-        )
+        before = tl.load(m + n * (NC + 1) + c, mask=exists, other=0.0)
+        before += tl.load(decays + n * NC + c, mask=exists, other=0.0)
         wins = before >= tl.load(tops + n * NC + c, mask=exists, other=float("-inf"))
         gain = tl.load(passed + n * NC + c, mask=exists, other=0.0)
         share, gains = tl.associative_scan((tl.where(wins, 1.0, 0.0), gain), 0, _chain, reverse=True)
         found = gains + share * after
         tl.store(gamma + n * (NC + 1) + c, found, mask=exists)
         after = tl.sum(tl.where(lane == 0, found, 0.0), axis=0)
+    if FIRST:
+        tl.store(dm0 + n, after + _sum_of(starts, n, TILES))
