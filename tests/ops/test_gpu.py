@@ -85,6 +85,26 @@ def test_same_call_same_bits_and_rows_do_not_see_their_order(op: str, dtype: tor
             assert backend == "reference" or torch.equal(a, c.flip(0)), backend
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
+def test_a_long_row_alone_has_the_bits_that_it_has_among_companions(dtype: torch.dtype) -> None:
+    B, T, H, D = 24, 1700, 4, 128  # alone its segments run side by side, among companions one after the other
+    q, k = (torch.randn(B, T, H, D, device="cuda").abs().to(dtype) for _ in range(2))
+    v, given = (torch.randn(B, T, H, D, device="cuda").to(dtype) for _ in range(2))
+    every = [q, k, v, torch.randn(B, T, H, device="cuda"), 3 + torch.randn(B, T, H, device="cuda")]
+
+    def results(rows: slice) -> list[Tensor]:
+        leaves = [t[rows].detach().requires_grad_() for t in every]
+        h, state = ops.mlstm(*leaves, return_state=True)
+        return [h, *state, *torch.autograd.grad(h, leaves, given[rows])]
+
+    for backend in serving("mlstm", dtype, dk=D, dv=D):
+        if backend == "reference":
+            continue
+        with ops.use_backend(backend):
+            for a, b in zip(results(slice(None)), results(slice(5, 6))):
+                assert torch.equal(a[5:6], b), backend
+
+
 def test_parts_of_a_wider_tensor_need_no_copy() -> None:
     B, T, H, D = 2, 70, 2, 32
     q, k, v = torch.randn(B, T, H, 3 * D, device="cuda").abs().split(D, -1)
