@@ -124,8 +124,8 @@ def scores(runs: Path) -> None:
             }
         )
         note = (
-            f"{result['protocol']['name'].capitalize()}, profile `{result['profile']}`, intervals from "
-            f"{result['bootstrap']['resamples']:,} resamples of patients. `benchecg run` makes them, `benchecg score` recomputes them."
+            f"{result['protocol']['name'].capitalize()}, profile `{result['profile']}`, intervals over "
+            "patients. `benchecg run` makes them, `benchecg score` recomputes them."
         )
     write_json(Path(__file__).parent / "results" / "benchecg.json", {"rows": rows, "note": note})
 
@@ -188,7 +188,7 @@ def score_length(data: Path, out: Path | None, models: tuple[str, ...]) -> None:
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the coverages here.")
 @click.option("--repeats", default=1.0, show_default=True, help="Of the number of simulated studies.")
 def study_intervals(out: Path | None, repeats: float) -> None:
-    """Simulate how often bootstrap intervals over patients hold the truth: some ten minutes on one thread."""
+    """Simulate how often intervals over patients hold the truth: some five minutes on one thread."""
     from bench import intervals
     from xecg.io.atomic import write_json
 

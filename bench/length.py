@@ -22,7 +22,7 @@ from benchecg.metrics import statistic
 from benchecg.metrics.statistic import Statistic
 from benchecg.models.xecg import XECGAdapter
 from benchecg.protocols.linear_probe import linear_probe
-from benchecg.stats.bootstrap import estimate, paired_difference
+from benchecg.stats import estimate, paired_difference
 from benchecg.tasks import mitbih_beats
 from benchecg.tasks.base import TaskData, split_hash
 from xecg import XECG, read

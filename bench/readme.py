@@ -10,11 +10,11 @@ from typing import Any
 
 from bench.registry import SUITES
 
-__all__ = ["PAGES", "README", "gpu_table", "length_table", "qrs_table", "rendered"]
+__all__ = ["PAGES", "README", "gpu_table", "intervals_table", "length_table", "qrs_table", "rendered"]
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("BENCHMARKS", "LONG_RECORDINGS")))
+PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("BENCHMARKS", "INTERVALS", "LONG_RECORDINGS")))
 _BLOCK = re.compile(r"(<!-- table: (\w+)( barred)? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -105,6 +105,34 @@ def _benchecg(result: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\n{result['note']}\n"
 
 
+def intervals_table(result: dict[str, Any]) -> str:
+    """Coverage and median width of the benchmark's interval by metric and number of patients; then of those it was chosen from."""
+    cells: dict[str, dict[tuple[str, ...], dict[int, str]]] = {"own": {}, "other": {}}
+    for row in result["rows"]:
+        what = (row["population"], row["metric"])
+        cell = f"{100 * row['coverage']:.1f} ({row['width']:.3g})"
+        if row["rarest"] is not None and row["rarest"] < 30:
+            cell += f", {row['rarest']:.0f} of the rarest class"
+        if row["method"] == "jackknife":
+            cells["own"].setdefault(what, {})[row["clusters"]] = cell
+        if what in (("beats", "macro_f1"), ("exams", "auroc")):
+            cells["other"].setdefault((*what, row["method"]), {})[row["clusters"]] = cell.partition(",")[0]
+    lines = []
+    for header, table in zip((("population", "metric"), ("population", "metric", "interval")), cells.values()):
+        clusters = sorted({n for each in table.values() for n in each})
+        lines += ["| " + " | ".join([*header, *(f"{n:,} patients" for n in clusters)]) + " |"]
+        lines += ["|" + "---|" * (len(header) + len(clusters))]
+        order = list(dict.fromkeys(key[0] for key in table))
+        rows = sorted(table.items(), key=lambda row: order.index(row[0][0]))
+        lines += ["| " + " | ".join([*key, *(each.get(n, "") for n in clusters)]) + " |" for key, each in rows]
+        lines += [""]
+    studies = [row["standard_error"] for row in result["rows"]]
+    note = (
+        f"Coverage in % (median width). Standard errors of the coverages are at most {100 * max(studies):.1f} points."
+    )
+    return "\n".join([*lines, note]) + "\n"
+
+
 def _proof(result: dict[str, Any]) -> str:
     lines = [
         "| frozen features | macro F1 of N, S, V | N | S | V | minus random weights | minus RR + waves |",
@@ -176,7 +204,7 @@ def length_table(result: dict[str, Any]) -> str:
     longest = ", ".join(f"{model} {context}" for model, context in result["useful"].items())
     note = (
         f"{result['beats']['test']:,} beats of DS2, linear probe taught by {result['taught_by']:,} beats of DS1; intervals and "
-        f"differences from 2,000 resamples of patients. Longest context up to which no score is below that of 10 s: {longest}. "
+        f"differences over patients. Longest context up to which no score is below that of 10 s: {longest}. "
         f"On {result['machine']}, torch {result['torch']}.\n"
     )
     return "\n".join(lines) + "\n\n" + note
@@ -186,6 +214,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     **dict.fromkeys(SUITES, _suite),
     "gpu": gpu_table,
     "benchecg": _benchecg,
+    "intervals": intervals_table,
     "length": length_table,
     "proof": _proof,
     "qrs": qrs_table,

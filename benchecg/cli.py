@@ -84,6 +84,12 @@ def _data_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+_seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True,
+    help="Of the groups of patients that intervals leave out in turn, where there are more than 200.",
+)  # fmt: skip
+
+
 def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(function)
 
@@ -149,10 +155,7 @@ def _states(tasks: list[Task], data: str | None) -> dict[str, str]:
     "-o", "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs."
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of the features. Default: OUT/.features.")
-@click.option(
-    "--resamples", type=click.IntRange(10, 100_000), default=2_000, show_default=True, help="Of the bootstrap."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@_seed_option
 @click.option(
     "--protocol",
     type=click.Choice(["probe", "knn", "few-1", "few-10", "finetune"]),
@@ -189,7 +192,6 @@ def run(
     data: str | None,
     out: Path,
     cache: Path | None,
-    resamples: int,
     seed: int,
     protocol: str,
     subset: int,
@@ -222,7 +224,7 @@ def run(
             folder = run_folder(out, loaded.task, name)
             label = f"{loaded.task.id} · {name}"
             result = run_one(
-                loaded, adapter, out=folder, cache=cache or out / ".features", resamples=resamples, seed=seed,
+                loaded, adapter, out=folder, cache=cache or out / ".features", seed=seed,
                 protocol=protocol, subset=subset, covariates=beside, plan=plan, progress=_progress(label),
             )  # fmt: skip
             results.append(result)
@@ -300,10 +302,7 @@ def _number(value: float | None) -> str:
 )
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of the features. Default: OUT/.features.")
 @click.option("--family", "families", multiple=True, help="Of disturbances; repeat for more. Default: all.")
-@click.option(
-    "--resamples", type=click.IntRange(10, 100_000), default=2_000, show_default=True, help="Of the bootstrap."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@_seed_option
 @_json_option
 def robustness(
     tasks: tuple[str, ...],
@@ -312,7 +311,6 @@ def robustness(
     out: Path,
     cache: Path | None,
     families: tuple[str, ...],
-    resamples: int,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -329,7 +327,7 @@ def robustness(
         for adapter in adapters:
             curves = curves_of(
                 loaded, adapter, out=out / loaded.task.id / adapter.id, root=root, families=families or FAMILIES,
-                cache=cache or out / ".features", resamples=resamples, seed=seed,
+                cache=cache or out / ".features", seed=seed,
                 progress=_progress(f"{loaded.task.id} · {adapter.id}"),
             )  # fmt: skip
             found.append(curves)

@@ -17,7 +17,6 @@ from benchecg.protocols import linear_probe, peak_probe, record_tokens, unit_fea
 from benchecg.protocols.linear_probe import LinearMap
 from benchecg.running import LoadedTask
 from benchecg.scoring import score
-from benchecg.stats import RESAMPLES
 from benchecg.subgroups import record_facts
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import SpecError
@@ -70,7 +69,6 @@ def fit_head(
     unit: str = "",
     after: int = 0,
     covariates: tuple[str, ...] = (),
-    resamples: int = RESAMPLES,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Fitted:
     """The linear probe of `task` on the frozen tokens of `model`, as a head. after: see `HeadSpec`. Raises SpecError."""
@@ -79,7 +77,7 @@ def fit_head(
         raise SpecError(f"{task.title}: {refused}")
     adapter = _Shifted(model, after=after, covariates=covariates)
     groups = record_facts(task, data, data_sha256="")
-    facts: dict[str, Any] = {"model": model.name, "groups": groups, "resamples": resamples, "seed": 0}
+    facts: dict[str, Any] = {"model": model.name, "groups": groups, "seed": 0}
     known: dict[str, Any] = {"after": after, "encoder": model.name, "fingerprint": model.fingerprint}
     units = {name: int(data.in_split(name).sum()) for name in ("train", "val", "test")}
     if task.kind == "peaks":

@@ -32,7 +32,7 @@ _META_KEY = b"benchecg"
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What scoring needs to know of a task, and of how the run was resampled."""
+    """What scoring needs to know of a task, and which groups of patients its intervals leave out."""
 
     task: str
     version: str
@@ -43,7 +43,6 @@ class TaskFacts:
     metric: str
     higher_is_better: bool
     per_record: bool
-    resamples: int
     seed: int
     profile: str = "corrected"
 
@@ -99,7 +98,6 @@ def predictions_of(
     score: np.ndarray,
     valid: np.ndarray,
     groups: Mapping[str, np.ndarray],
-    resamples: int,
     seed: int,
 ) -> Predictions:
     """The table of the test units. score, valid: of the test units, in their order. groups: of the records, by column."""
@@ -107,9 +105,7 @@ def predictions_of(
     time_s = data.time_s[rows]
     record = np.array([r.id for r in data.records])[data.record[rows]]
     return Predictions(
-        facts=_facts_of(
-            task, model, per_record=bool(len(rows) and not np.isnan(time_s).all()), resamples=resamples, seed=seed
-        ),
+        facts=_facts_of(task, model, per_record=bool(len(rows) and not np.isnan(time_s).all()), seed=seed),
         unit_id=np.array([r if np.isnan(t) else f"{r}@{t:.6f}" for r, t in zip(record, time_s)]),
         patient_id=_patients(data)[data.record[rows]],
         record_id=record,
@@ -128,7 +124,6 @@ def peak_predictions_of(
     model: str,
     found: Mapping[int, tuple[np.ndarray, np.ndarray]],
     groups: Mapping[str, np.ndarray],
-    resamples: int,
     seed: int,
 ) -> Predictions:
     """The table of true and found peaks of the test records. found: record index → (time_s, height) of its peaks."""
@@ -140,7 +135,7 @@ def peak_predictions_of(
     record = np.array([r.id for r in data.records])[index]
     kinds = np.where(is_found, "found", "true")
     return Predictions(
-        facts=_facts_of(task, model, per_record=True, resamples=resamples, seed=seed),
+        facts=_facts_of(task, model, per_record=True, seed=seed),
         unit_id=np.array([f"{r}@{t:.6f} {k}" for r, t, k in zip(record, time_s, kinds)]),
         patient_id=_patients(data)[index],
         record_id=record,
@@ -160,7 +155,7 @@ def _patients(data: TaskData) -> np.ndarray:
     return np.array([f"p{order[p]:06d}" for p in each])
 
 
-def _facts_of(task: Task, model: str, *, per_record: bool, resamples: int, seed: int) -> TaskFacts:
+def _facts_of(task: Task, model: str, *, per_record: bool, seed: int) -> TaskFacts:
     return TaskFacts(
         task=task.id,
         version=task.version,
@@ -171,7 +166,6 @@ def _facts_of(task: Task, model: str, *, per_record: bool, resamples: int, seed:
         metric=task.metric,
         higher_is_better=task.higher_is_better,
         per_record=per_record,
-        resamples=resamples,
         seed=seed,
         profile=task.profile,
     )

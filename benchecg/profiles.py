@@ -90,8 +90,8 @@ def _authors_task(task: Task) -> Task:
     return VARIANTS[task.id](task)
 
 
-def _bootstrapped(p: Predictions) -> dict[str, Estimate]:
-    return estimate(p.statistic(), resamples=p.facts.resamples, seed=p.facts.seed)
+def _jackknifed(p: Predictions) -> dict[str, Estimate]:
+    return estimate(p.statistic(), seed=p.facts.seed)
 
 
 def _points(p: Predictions) -> dict[str, Estimate]:
@@ -103,7 +103,7 @@ def _points(p: Predictions) -> dict[str, Estimate]:
 
 def _paired(a: Predictions, b: Predictions) -> Difference:
     f = a.facts
-    return paired_difference(a.statistic(), b.statistic(), f.metric, resamples=f.resamples, seed=f.seed)
+    return paired_difference(a.statistic(), b.statistic(), f.metric, seed=f.seed)
 
 
 def _pointwise(a: Predictions, b: Predictions) -> Difference:
@@ -112,7 +112,7 @@ def _pointwise(a: Predictions, b: Predictions) -> Difference:
 
 
 PROFILES = {
-    "corrected": Profile("corrected", lambda task: task, _bootstrapped, True, _paired),
+    "corrected": Profile("corrected", lambda task: task, _jackknifed, True, _paired),
     "authors": Profile("authors", _authors_task, _points, False, _pointwise),
 }
 

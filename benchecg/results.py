@@ -13,12 +13,18 @@ from xecg.errors import ReadError, SpecError
 
 __all__ = ["FORMAT", "UNVALIDATED", "Result", "find_results", "read_result", "suite_score", "write_result"]
 
-FORMAT = "benchecg-result/3"
+FORMAT = "benchecg-result/4"
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.parquet"
 UNVALIDATED = "UNVALIDATED"  # first word of the note of a run that is kept out of comparisons
 
-_ESTIMATE = {"value": (float, None), "low": (float, None), "high": (float, None), "undefined": float}
+_ESTIMATE = {
+    "value": (float, None),
+    "low": (float, None),
+    "high": (float, None),
+    "undefined": float,
+    "df": (float, None),
+}
 
 # field → type; a tuple lists alternatives (None = null); {"*": t} is an object with free keys; [t] a list.
 _SCHEMA: dict[str, Any] = {
@@ -45,7 +51,7 @@ _SCHEMA: dict[str, Any] = {
         "pretrained_on": ([str], None), "contamination": str, "width": (int, None),
     },
     "protocol": {"*": (str, int, float, bool, None, {"*": (float, None)}, [float])},
-    "bootstrap": {"resamples": int, "seed": int, "cluster": str},
+    "intervals": {"method": str, "level": float, "groups": int, "seed": int, "cluster": str},
     "metrics": {"*": _ESTIMATE},
     "support": {
         "units": int, "without_prediction": int, "patients": int, "records": int,
@@ -82,7 +88,7 @@ class Result:
     split: Mapping[str, Any]
     model: Mapping[str, Any]
     protocol: Mapping[str, Any]
-    bootstrap: Mapping[str, Any]
+    intervals: Mapping[str, Any]
     metrics: Mapping[str, Any]
     support: Mapping[str, Any]
     confusion: list[list[int]] | None
@@ -99,7 +105,7 @@ class Result:
 
     @property
     def headline(self) -> Mapping[str, Any] | None:
-        """value, low, high, undefined of the task's own metric; None when there is no score."""
+        """value, low, high, undefined, df of the task's own metric; None when there is no score."""
         return self.metrics.get(self.task["metric"])
 
     @property

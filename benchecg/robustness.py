@@ -1,14 +1,14 @@
 """How a score falls when the test recordings are disturbed: the probe is trained once on clean ones and only asked again.
 
-Each condition's metric has its own interval and, by the same resamples of patients, the interval of its difference from the
-undisturbed test set.
+Each condition's metric has its own interval and, with the same patients left out, the interval of its difference from
+the undisturbed test set.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from benchecg.protocols import linear_probe, peak_probe, record_tokens, unit_fea
 from benchecg.protocols.features import recording_of
 from benchecg.protocols.linear_probe import LinearMap
 from benchecg.running import LoadedTask
-from benchecg.stats import RESAMPLES, estimate, paired_difference
+from benchecg.stats import Difference, Estimate, estimate, facts, paired_difference
 from benchecg.tasks.base import Task, TaskData
 from xecg.errors import ReadError, SpecError
 from xecg.model.head_spec import questions
@@ -30,11 +30,11 @@ from xecg.signal import Recording
 
 __all__ = ["CURVES_FILE", "FORMAT", "find_curves", "lines_of", "linear_scores", "read_curves", "robustness"]
 
-FORMAT = "benchecg-robustness/1"
+FORMAT = "benchecg-robustness/2"
 CURVES_FILE = "robustness.json"
 _FIELDS = {
     "format", "task", "task_version", "title", "model", "fingerprint", "metric", "higher_is_better", "noise", "synthetic",
-    "complete", "units", "patients", "conditions", "left_out", "bootstrap",
+    "complete", "units", "patients", "conditions", "left_out", "intervals",
 }  # fmt: skip
 _CLEAN = ("none", "undisturbed")
 
@@ -47,7 +47,6 @@ def robustness(
     root: Path,
     families: tuple[str, ...] = FAMILIES,
     cache: Path | None = None,
-    resamples: int = RESAMPLES,
     seed: int = 0,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def robustness(
     names = [_CLEAN, *((c.family, c.label) for c in possible)]
     rows, clean = [], None
     for (family, label), table in zip(names, tables):
-        table = replace(table, facts=replace(table.facts, resamples=resamples, seed=seed))
+        table = replace(table, facts=replace(table.facts, seed=seed))
         clean = table if clean is None else clean
         rows.append({"family": family, "label": label, **_values(table, clean)})
     assert clean is not None
@@ -87,7 +86,7 @@ def robustness(
         "patients": len(np.unique(clean.patient_id)),
         "conditions": rows,
         "left_out": left_out,
-        "bootstrap": {"resamples": resamples, "seed": seed},
+        "intervals": facts(seed=seed, cluster="patient" if task.patient_known else "record"),
     }
     from xecg.io.atomic import write_json
 
@@ -97,15 +96,14 @@ def robustness(
 
 
 def _values(table: Predictions, clean: Predictions) -> dict[str, Any]:
-    facts = table.facts
-    found = estimate(table.statistic(), resamples=facts.resamples, seed=facts.seed)[facts.metric]
-    change = paired_difference(
-        table.statistic(), clean.statistic(), facts.metric, resamples=facts.resamples, seed=facts.seed
-    )
-    return {
-        **{k: v for k, v in asdict(found).items() if k != "undefined"},
-        "change": {"value": change.value, "low": change.low, "high": change.high},
-    }
+    metric, seed = table.facts.metric, table.facts.seed
+    found = estimate(table.statistic(), seed=seed)[metric]
+    change = paired_difference(table.statistic(), clean.statistic(), metric, seed=seed)
+    return {**_ends(found), "change": _ends(change)}
+
+
+def _ends(found: Estimate | Difference) -> dict[str, float | None]:
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _possible(task: Task, data: TaskData, wanted: Sequence[Condition]) -> tuple[list[Condition], dict[str, str]]:
@@ -154,7 +152,7 @@ def _ask_units(
     assert probe.head is not None
 
     def table(score: np.ndarray, valid: np.ndarray) -> Predictions:
-        return predictions_of(task, data, model=adapter.id, score=score, valid=valid, groups={}, resamples=0, seed=0)
+        return predictions_of(task, data, model=adapter.id, score=score, valid=valid, groups={}, seed=0)
 
     yield table(probe.score, features.valid[test])
     only_test = replace(
@@ -225,7 +223,7 @@ def _ask_peaks(
         found = peak_probe(tokens, truth_s, train=train, val=val, test=list(progress(every))).found
     for k in range(len(possible) + 1):
         mine = {i: found[k * n + i] for i in test}
-        yield peak_predictions_of(task, data, model=adapter.id, found=mine, groups={}, resamples=0, seed=0)
+        yield peak_predictions_of(task, data, model=adapter.id, found=mine, groups={}, seed=0)
 
 
 def lines_of(curves: Mapping[str, Any]) -> list[str]:

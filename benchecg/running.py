@@ -16,7 +16,7 @@ from benchecg.models.base import Adapter
 from benchecg.predictions import Predictions, peak_predictions_of, predictions_of, read_predictions, write_predictions
 from benchecg.results import PREDICTIONS_FILE, UNVALIDATED, Result, write_result
 from benchecg.scoring import score
-from benchecg.stats import RESAMPLES
+from benchecg.stats import facts as interval_facts
 from benchecg.subgroups import record_facts
 from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, split_hash
 from benchecg.versions import library_versions
@@ -92,7 +92,6 @@ def run(
     *,
     out: Path,
     cache: Path | None = None,
-    resamples: int = RESAMPLES,
     seed: int = 0,
     protocol: str = "probe",
     subset: int = 0,
@@ -115,7 +114,7 @@ def run(
     if refusal:
         (out / PREDICTIONS_FILE).unlink(missing_ok=True)
         facts = {"name": PROTOCOLS[protocol]}
-        result = _result(loaded, adapter, name, reason=refusal, protocol=facts, resamples=resamples, seed=seed)
+        result = _result(loaded, adapter, name, reason=refusal, protocol=facts, seed=seed)
         write_result(out, result)
         return result
     metered = Metered(adapter)
@@ -126,10 +125,10 @@ def run(
     )  # fmt: skip
     answered_s = time.perf_counter() - wall
     groups = record_facts(loaded.task, loaded.data, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
-    predictions = _predictions(loaded, name, given, groups=groups, resamples=resamples, seed=seed)
+    predictions = _predictions(loaded, name, given, groups=groups, seed=seed)
     write_predictions(out / PREDICTIONS_FILE, predictions)
     for number, others in enumerate(given.others, start=1):
-        other = _predictions(loaded, name, replace(given, score=others), groups=groups, resamples=resamples, seed=seed)
+        other = _predictions(loaded, name, replace(given, score=others), groups=groups, seed=seed)
         write_predictions(out / f"predictions.seed-{number}.parquet", other)
     scored = score(read_predictions(out / PREDICTIONS_FILE))
     result = _result(
@@ -149,7 +148,6 @@ def run(
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         },
         predictions={"file": PREDICTIONS_FILE, "sha256": _sha256(out / PREDICTIONS_FILE)},
-        resamples=resamples,
         seed=seed,
     )
     write_result(out, result)
@@ -184,7 +182,6 @@ def _result(
     name: str,
     *,
     protocol: dict[str, Any],
-    resamples: int,
     seed: int,
     reason: str | None = None,
     scored: dict[str, Any] | None = None,
@@ -200,11 +197,7 @@ def _result(
         split=_split_facts(loaded),
         model=_model_facts(loaded.task, adapter, name, width),
         protocol=protocol,
-        bootstrap={
-            "resamples": resamples,
-            "seed": seed,
-            "cluster": "patient" if loaded.task.patient_known else "record",
-        },
+        intervals=interval_facts(seed=seed, cluster="patient" if loaded.task.patient_known else "record"),
         notes=_notes(loaded, adapter),
         versions=library_versions(),
         cost=cost or {},

@@ -14,11 +14,11 @@ from benchecg.profiles import profile_of
 from benchecg.stats import Estimate, coverage_note
 from benchecg.subgroups import subgroup_table
 
-__all__ = ["FEW_CLUSTERS", "FEW_POSITIVES", "score"]
+__all__ = ["FEW_CLUSTERS", "FEW_EFFECTIVE", "FEW_POSITIVES", "score"]
 
 FEW_POSITIVES = 30  # units of a class below which its interval is printed with a warning
 FEW_CLUSTERS = 20  # patients below which every interval is
-_OFTEN_UNDEFINED = 0.05  # share of replicates
+FEW_EFFECTIVE = 2.0  # degrees of freedom below which an interval is said to rest on hardly anybody
 
 
 def score(predictions: Predictions) -> dict[str, Any]:
@@ -123,8 +123,13 @@ def _warnings(p: Predictions, support: dict[str, Any], estimates: dict[str, Esti
             lines.append(f"class {name} comes from only {n['patients']} patients (fewer than {FEW_CLUSTERS})")
     if support["without_prediction"]:
         lines.append(f"{support['without_prediction']} units have no prediction and count as wrong")
-    for name, share in ((n, e.undefined) for n, e in estimates.items()):
-        stem = name.partition("/")[0]
-        if share > _OFTEN_UNDEFINED and (name == p.facts.metric or stem in ("f1", "auroc")):
-            lines.append(f"{name} is undefined in {share:.0%} of the resamples; means leave it out there")
+    for name, e in estimates.items():
+        if name != p.facts.metric and name.partition("/")[0] not in ("f1", "auroc"):
+            continue
+        if e.value is not None and e.undefined:
+            lines.append(f"{name} has no interval: without one of its patients it has no value, and means leave it out")
+        elif e.df is not None and e.df < FEW_EFFECTIVE:
+            lines.append(
+                f"the interval of {name} rests on {e.df:.1f} patients in effect: another sample may lie far from it"
+            )
     return lines

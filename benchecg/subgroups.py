@@ -92,7 +92,7 @@ def _facts(task: Task, data: TaskData, record: Record) -> list[str]:
 def subgroup_table(p: Predictions, headline: Estimate) -> list[dict[str, Any]]:
     """A row per group with test units: `by`, `group`, `units`, `patients`, value and interval of the task's metric, `few`.
 
-    The interval is the bootstrap over the group's own patients; a group of all units has the task's own. Classes that a group
+    The interval leaves out the group's own patients in turn; a group of all units has the task's own. Classes that a group
     lacks leave its mean. few: fewer than `FEW_UNITS` units or `FEW_PATIENTS` patients.
     """
     rows = []
@@ -115,4 +115,4 @@ def _part(p: Predictions, inside: np.ndarray) -> Predictions:
 
 
 def _estimate(part: Predictions) -> Estimate:
-    return estimate(part.statistic(), resamples=part.facts.resamples, seed=part.facts.seed)[part.facts.metric]
+    return estimate(part.statistic(), seed=part.facts.seed)[part.facts.metric]

@@ -1,15 +1,18 @@
 """The interval study: its statistics are the benchmark's, its errors are right, its methods are the textbook's, and what is printed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import intervals
+from bench.readme import intervals_table
 from benchecg.metrics import Statistic, statistic
-from benchecg.stats import coverage, coverage_note, estimate, simulated_coverage
+from benchecg.stats import GROUPS, coverage, coverage_note, estimate, simulated_coverage, spread
 
+TOL_VALUE = 1e-12  # one number by two orders of summation
 TOL_INFLUENCE = 1e-5  # central differences of step 1e-4 in float64
 TOL_RESAMPLING = 0.02  # of the width: two bootstraps of 20,000 draws with other random numbers
 
@@ -24,7 +27,7 @@ def _mean(x):
 
 
 def test_the_beats_statistic_is_the_benchmarks_macro_f1():
-    counts = intervals._beat_counts(np.random.default_rng(3), 12)
+    counts = intervals._beat_counts(np.random.default_rng(3), (12,))
     sample = intervals.beats(np.random.default_rng(3), 12)
     cells = [(k, i, j) for k in range(12) for i in range(3) for j in range(3) for _ in range(int(counts[k, i, j]))]
     record, truth, found = np.array(cells).T
@@ -34,6 +37,61 @@ def test_the_beats_statistic_is_the_benchmarks_macro_f1():
     )  # fmt: skip
     weights = np.random.default_rng(0).integers(1, 4, (5, 12)).astype(float)
     np.testing.assert_allclose(sample.values(weights)[0], ours.values(weights)[:, 0], atol=1e-12)
+
+
+def _statistics(rng, n):
+    """The populations scored by pairs, one study of n patients each, as the benchmark would score them."""
+    score, positive, negative = intervals._exam_draw(rng, (1, n))
+    there = (positive | negative)[0]
+    return statistic(
+        "binary", truth=positive[0][there].astype(int), score=score[0][there], valid=np.ones(there.sum(), bool),
+        cluster=np.repeat(np.arange(n), there.sum(1)), classes=(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [30, 2 * GROUPS])
+def test_values_without_exams_are_those_of_the_benchmarks_auroc(n):
+    drawn = intervals.POPULATIONS["exams"].draw(np.random.default_rng(8), 1, n)
+    stat = _statistics(np.random.default_rng(8), n)
+    groups = np.arange(n) // max(1, n // GROUPS)
+    left = stat.values((groups != np.arange(min(n, GROUPS))[:, None]).astype(float))[:, 0]
+    assert drawn.value[0, 0] == pytest.approx(stat.point()["auroc"], rel=TOL_VALUE)
+    np.testing.assert_allclose(drawn.left[0, 0], left, rtol=TOL_VALUE)
+
+
+@pytest.mark.parametrize("n", [30, 2 * GROUPS])
+def test_values_without_patients_are_those_of_the_benchmarks_c_index(n):
+    drawn = intervals.POPULATIONS["survival"].draw(np.random.default_rng(8), 1, n)
+    time, event, risk = (x[0] for x in intervals._survival_draw(np.random.default_rng(8), (1, n)))
+    stat = statistic(
+        "survival", truth=np.stack([time, event], 1), score=risk, valid=np.ones(n, bool),
+        cluster=np.arange(n), classes=("no", "yes"),
+    )  # fmt: skip
+    groups = np.arange(n) // max(1, n // GROUPS)
+    left = stat.values((groups != np.arange(min(n, GROUPS))[:, None]).astype(float))[:, 0]
+    assert drawn.value[0, 0] == pytest.approx(stat.point()["c_index"], rel=TOL_VALUE)
+    np.testing.assert_allclose(drawn.left[0, 0], left, rtol=TOL_VALUE)
+
+
+@pytest.mark.parametrize("name", ["beats", "compare", "peaks", "ages"])
+def test_values_of_sums_without_a_patient_are_those_of_the_other_patients(name):
+    population = intervals.POPULATIONS[name]
+    sums, values = population.draw.args[:2]
+    drawn = population.draw(np.random.default_rng(4), 2, 20)
+    each = sums(np.random.default_rng(4), (2, 20))
+    for k in range(20):
+        np.testing.assert_allclose(drawn.left[:, :, k], values(np.delete(each, k, 1).sum(1)), rtol=1e-9)
+    grouped = population.draw(np.random.default_rng(4), 1, 2 * GROUPS)
+    assert grouped.left.shape == (1, len(population.metrics), GROUPS)
+
+
+def test_ages_are_summed_as_the_benchmark_sums_them():
+    from benchecg.metrics import REGRESSION_NAMES, regression
+
+    sums = intervals._age_sums(np.random.default_rng(2), (1, 50_000))[0].sum(0)
+    values = dict(zip(REGRESSION_NAMES, regression(sums)))
+    assert 0.05 < values["rsmape"] < 0.15 and 5 < values["mae"] < 15 and 0.5 < values["pearson_r"] < 0.9
+    assert values["bias"] == pytest.approx(-3, abs=0.5) and values["bias_slope"] == pytest.approx(-0.4, abs=0.05)
 
 
 @pytest.mark.parametrize("population", [intervals.beats, intervals.exams])
@@ -59,12 +117,29 @@ def test_the_exams_statistic_is_the_area_under_the_curve():
     assert truth == pytest.approx(0.90, abs=0.01)
 
 
-def test_the_percentile_interval_is_the_one_that_results_print():
+def test_the_jackknife_of_the_comparison_is_the_interval_that_results_print():
     sample = intervals.exams(np.random.default_rng(5), 60)
-    stat = Statistic(("auroc",), 60, lambda w: sample.values(w)[0][:, None])
-    printed = estimate(stat, resamples=300, seed=4)["auroc"]
-    low, high = intervals.intervals(sample, resamples=300, seed=4)["percentile"]
-    assert (low, high) == pytest.approx((printed.low, printed.high))
+    stat = Statistic(("auroc",), 60, lambda w: sample.values(w)[0][:, None], {"auroc": "rank"})
+    printed = estimate(stat)["auroc"]
+    found = intervals.intervals(sample, resamples=300, seed=4, scale="rank")
+    assert found["jackknife"] == pytest.approx((printed.low, printed.high))
+    normal, student = found["jackknife, normal"], found["jackknife, t of n - 1"]
+    assert student[0] < normal[0] < printed.value < normal[1] < student[1]
+
+
+def test_the_percentile_drawn_out_by_t_holds_the_percentile():
+    found = intervals.intervals(intervals.beats(np.random.default_rng(5), 30), resamples=300)
+    (low, high), (lower, higher) = found["percentile"], found["percentile, drawn out"]
+    assert lower < low < high < higher
+
+
+def test_the_benchmarks_interval_covers_where_the_percentile_does_not():
+    beats, truth = intervals.POPULATIONS["beats"], 0.786
+    drawn = beats.draw(np.random.default_rng(6), 400, 54)
+    found = spread(drawn.value[:, 0], drawn.left[:, 0], "share")
+    assert ((found.low <= truth) & (truth <= found.high)).mean() > 0.9
+    normal = np.abs(drawn.value[:, 0] - truth) < 1.96 * drawn.left[:, 0].std(-1) * np.sqrt(53)
+    assert normal.mean() < 0.9
 
 
 def test_bca_and_studentised_agree_with_scipy_and_with_students_table():
@@ -92,33 +167,54 @@ def test_logit_intervals_stay_within_the_unit_interval():
 
 def test_a_study_has_a_row_for_every_method_and_counts_what_it_missed(monkeypatch):
     monkeypatch.setattr(intervals, "CLUSTERS", {16: 30, 54: 30})
-    monkeypatch.setattr(intervals, "_TRUTH", 20_000)
+    monkeypatch.setattr(intervals, "COMPARED", {16: 10})
+    monkeypatch.setattr(
+        intervals, "POPULATIONS", {k: replace(p, truth=(2, 1_000)) for k, p in intervals.POPULATIONS.items()}
+    )
     result = intervals.study()
-    assert len(result["rows"]) == 2 * 2 * len(intervals.METHODS)
+    metrics = sum(len(p.metrics) for p in intervals.POPULATIONS.values())
+    assert len(result["rows"]) == 2 * metrics + 2 * (len(intervals.METHODS) - 1)
     for row in result["rows"]:
         assert row["coverage"] + row["too_low"] + row["too_high"] == pytest.approx(1) and row["width"] > 0
-        assert row["undefined"] == 0 or row["population"] == "exams"
-        assert 0.5 < row["coverage"] <= 1
+        assert row["undefined"] == 0 or row["population"] in ("exams", "survival")
+        assert 0.4 < row["coverage"] <= 1
     assert result == {**intervals.study(), "commit": result["commit"]}
+    assert "| exams | auroc | jackknife, normal |" in intervals_table(result)
 
 
 def test_few_patients_get_the_simulated_coverage_beside_their_interval():
     assert simulated_coverage("multiclass", 50) is None and coverage_note("binary", 50) is None
-    assert simulated_coverage("multiclass", 22) == simulated_coverage("peaks", 49) == coverage.COVERAGE["beats"][22]
-    assert simulated_coverage("binary", 9) == coverage.COVERAGE["exams"][16]
+    assert simulated_coverage("multiclass", 49) == coverage.COVERAGE["beats", "macro_f1"][22]
+    assert simulated_coverage("peaks", 21) == coverage.COVERAGE["peaks", "f1"][16]
+    assert simulated_coverage("panel", 9) == coverage.COVERAGE["exams", "auroc"][16]
     assert coverage_note("multiclass", 22).startswith(
         "22 patients: in simulation 95 % intervals from 22 patients held the truth"
     )
     for table in coverage.COVERAGE.values():
-        assert all(0.6 < held < 0.95 for held in table.values())
+        assert all(0.85 < held < 1 for held in table.values())
 
 
-def test_the_printed_coverages_are_those_of_the_committed_study():
-    path = Path(intervals.__file__).parent / "results" / "intervals.json"
-    if not path.is_file():
-        pytest.skip("bench/results/intervals.json is not committed yet: `python -m bench intervals --json` makes it")
-    rows = json.loads(path.read_text())["rows"]
-    for population, table in coverage.COVERAGE.items():
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads((Path(intervals.__file__).parent / "results" / "intervals.json").read_text())["rows"]
+
+
+def test_the_printed_coverages_are_those_of_the_committed_study(committed):
+    for (population, metric), table in coverage.COVERAGE.items():
         for n, held in table.items():
-            (row,) = [r for r in rows if (r["population"], r["clusters"], r["method"]) == (population, n, "percentile")]
-            assert held == pytest.approx(row["coverage"], abs=0.005)
+            (row,) = [
+                r
+                for r in committed
+                if (r["population"], r["metric"], r["clusters"], r["method"]) == (population, metric, n, "jackknife")
+            ]
+            assert held == pytest.approx(row["coverage"], abs=0.0005)
+
+
+def test_from_fifty_patients_and_thirty_units_of_a_class_the_committed_coverage_is_within_93_and_97_percent(committed):
+    rows = [r for r in committed if r["method"] == "jackknife" and r["clusters"] >= 50 and (r["rarest"] or 30) >= 30]
+    assert {r["population"] for r in rows} == set(intervals.POPULATIONS)
+    for row in rows:
+        slack = 2 * row["standard_error"]
+        assert 0.93 - slack < row["coverage"] < 0.97 + slack, row
+    inside = [0.93 <= row["coverage"] <= 0.97 for row in rows]
+    assert np.mean(inside) > 0.8

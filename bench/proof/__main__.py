@@ -17,7 +17,7 @@ from bench.proof import data as source
 from bench.proof.probe import folds_of, logistic, ridge
 from benchecg.metrics import statistic
 from benchecg.metrics.statistic import Statistic
-from benchecg.stats.bootstrap import draw_weights
+from benchecg.stats import estimate
 from benchecg.tasks import mitbih_beats, open_age, open_sex
 from benchecg.tasks.base import TaskData
 from xecg import XECG, XECGConfig, load, read
@@ -117,22 +117,25 @@ class _Beats:
     def summary(self, key: str) -> dict[str, Any]:
         stat, chosen, converged = self._stats[key]
         point = stat.point()
-        values = stat.values(draw_weights(stat.n_clusters))[:, stat.names.index(_METRIC)]
+        found = estimate(stat)[_METRIC]
         f1 = {name: point[f"f1/{name}"] for name in self._task.classes}
         per_class = {name: round(v, 4) if np.isfinite(v) else None for name, v in f1.items()}
         return {
-            "macro_f1": point[_METRIC], "interval": np.nanquantile(values, [0.025, 0.975]).tolist(), "f1": per_class,
+            "macro_f1": found.value, "interval": [found.low, found.high], "f1": per_class,
             "c": chosen, "converged": converged,
         }  # fmt: skip
 
 
 def _difference(mine: Statistic, others: list[Statistic]) -> dict[str, Any]:
-    """Macro F1 minus the mean of the others', on the same draws of patients."""
-    column, weights = mine.names.index(_METRIC), draw_weights(mine.n_clusters)
-    theirs = np.mean([o.values(weights)[:, column] for o in others], 0)
-    drawn = mine.values(weights)[:, column] - theirs
-    value = mine.point()[_METRIC] - float(np.mean([o.point()[_METRIC] for o in others]))
-    return {"value": value, "interval": np.nanquantile(drawn, [0.025, 0.975]).tolist()}
+    """Macro F1 minus the mean of the others', the same patients left out of all."""
+    column = mine.names.index(_METRIC)
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        theirs = np.mean([o.values(weights)[:, column] for o in others], 0)
+        return (mine.values(weights)[:, column] - theirs)[:, None]
+
+    found = estimate(Statistic((_METRIC,), mine.n_clusters, values, {_METRIC: "any"}))[_METRIC]
+    return {"value": found.value, "interval": [found.low, found.high]}
 
 
 def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from xecg.signal import peaks
 
-__all__ = ["PEAK_NAMES", "TOLERANCES_S", "peak_counts", "peak_metrics", "peak_record_f1"]
+__all__ = ["PEAK_NAMES", "PEAK_SCALES", "TOLERANCES_S", "peak_counts", "peak_metrics", "peak_record_f1"]
 
 TOLERANCES_S = (0.010, 0.075, 0.150)
 _SKIPPED_S = {"": 0.0, "aami_": 300.0}
@@ -23,6 +23,7 @@ _BASE = tuple(
     for metric in ("f1", "se", "ppv")
 )
 PEAK_NAMES = (*_BASE, "record_f1_75ms", "timing_bias_ms", "timing_error_ms")
+PEAK_SCALES = {"timing_bias_ms": "any", "timing_error_ms": "positive"}
 _N_COUNTS = 3 * len(TOLERANCES_S) * len(_SKIPPED_S)
 
 

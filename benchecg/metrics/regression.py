@@ -1,12 +1,19 @@
-"""Metrics of a number per unit, from sums per cluster: a bootstrap replicate is a weighted sum, whatever the size of the data."""
+"""Metrics of a number per unit, from sums per cluster: the value without a patient is that of a difference of sums."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["REGRESSION_NAMES", "regression", "regression_sums", "rsmape_terms"]
+__all__ = ["REGRESSION_NAMES", "REGRESSION_SCALES", "regression", "regression_sums", "rsmape_terms"]
 
 REGRESSION_NAMES = ("rsmape", "mae", "r2", "pearson_r", "bias_slope", "bias")
+REGRESSION_SCALES = {
+    "mae": "positive",
+    "r2": "explained",
+    "pearson_r": "correlation",
+    "bias_slope": "any",
+    "bias": "any",
+}
 
 
 def rsmape_terms(truth: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -1,35 +1,39 @@
 """`Statistic`: all metrics of one prediction table as one function of the clusters' weights.
 
-The point estimate is the value at weights of one; a bootstrap replicate is the value at drawn weights. One code path computes
-both, so a score and its interval cannot disagree about what the metric is.
+The point estimate is the value at weights of one; without a patient it is the value at a weight of nought there. One code path
+computes both, so a score and its interval cannot disagree about what the metric is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchecg.metrics.classification import auroc, average_precision, confusion, macro, precision_recall_f1
-from benchecg.metrics.peaks import PEAK_NAMES, peak_counts, peak_metrics
-from benchecg.metrics.regression import REGRESSION_NAMES, regression, regression_sums
+from benchecg.metrics.classification import auroc, macro, precision_recall_f1, ranking
+from benchecg.metrics.peaks import PEAK_NAMES, PEAK_SCALES, peak_counts, peak_metrics
+from benchecg.metrics.regression import REGRESSION_NAMES, REGRESSION_SCALES, regression, regression_sums
 from benchecg.metrics.survival import concordance_many
 from xecg.errors import SpecError
 from xecg.model.head_spec import KINDS, questions
 
 __all__ = ["KINDS", "Statistic", "predicted_class", "statistic"]
 
-_CELLS = 4_000_000  # weights held at once while an AUROC is resampled: 32 MB of float64
+_CELLS = 4_000_000  # weights of units held at once: 32 MB of float64
 
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """names: one per metric, per-class ones as "f1/V". values: weights (B, clusters) → float64 (B, len(names)), NaN = undefined."""
+    """names: one per metric, per-class ones as "f1/V". values: weights (B, clusters) → float64 (B, len(names)), NaN = undefined.
+
+    scales: of `benchecg.metrics.scales`, for the metrics that are not a `share`.
+    """
 
     names: tuple[str, ...]
     n_clusters: int
     values: Callable[[np.ndarray], np.ndarray]
+    scales: Mapping[str, str] = field(default_factory=dict)
 
     def point(self) -> dict[str, float]:
         """The metrics themselves, every cluster once."""
@@ -82,7 +86,7 @@ def statistic(
         )
     if kind == "regression":
         sums = regression_sums(truth, score, cluster, n_clusters)
-        return Statistic(REGRESSION_NAMES, n_clusters, lambda w: regression(w @ sums))
+        return Statistic(REGRESSION_NAMES, n_clusters, lambda w: regression(w @ sums), REGRESSION_SCALES)
     if kind == "survival":
         return _survival(truth.astype(float), score, cluster, n_clusters)
     if kind == "binary":
@@ -103,7 +107,9 @@ def _multiclass(
     class_sets: Mapping[str, tuple[str, ...]],
 ) -> Statistic:
     n = len(classes)
-    counts = np.stack([confusion(truth[cluster == k], found[cluster == k], n) for k in range(n_clusters)]).astype(float)
+    column = np.where(found < 0, n, found)
+    cell = (cluster * n + truth) * (n + 1) + column
+    counts = np.bincount(cell, minlength=n_clusters * n * (n + 1)).reshape(n_clusters, n, n + 1).astype(float)
     names = ["macro_f1", *class_sets, "accuracy"]
     names += [f"{metric}/{c}" for metric in ("f1", "se", "ppv") for c in classes]
     kept = [[classes.index(c) for c in chosen] for chosen in class_sets.values()]
@@ -124,7 +130,7 @@ def _peaks(true: np.ndarray, cluster: np.ndarray, n_clusters: int, record: np.nd
     for r in np.unique(record):
         rows = record == r
         sums[cluster[rows][0]] += peak_counts(time_s[rows & true], time_s[rows & ~true])
-    return Statistic(PEAK_NAMES, n_clusters, lambda w: peak_metrics(w @ sums))
+    return Statistic(PEAK_NAMES, n_clusters, lambda w: peak_metrics(w @ sums), PEAK_SCALES)
 
 
 def _survival(truth: np.ndarray, risk: np.ndarray, cluster: np.ndarray, n_clusters: int) -> Statistic:
@@ -133,7 +139,7 @@ def _survival(truth: np.ndarray, risk: np.ndarray, cluster: np.ndarray, n_cluste
         blocks = [weights[start : start + step, cluster] for start in range(0, len(weights), step)]
         return np.concatenate([concordance_many(truth[:, 0], truth[:, 1], risk, w)[:, None] for w in blocks])
 
-    return Statistic(("c_index",), n_clusters, values)
+    return Statistic(("c_index",), n_clusters, values, {"c_index": "rank"})
 
 
 def _restrict(counts: np.ndarray, keep: list[int]) -> np.ndarray:
@@ -145,21 +151,22 @@ def _restrict(counts: np.ndarray, keep: list[int]) -> np.ndarray:
 def _labels(
     truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, n_clusters: int, classes: tuple[str, ...]
 ) -> Statistic:
-    metrics = (("auroc", auroc), ("ap", average_precision))
-    names = [f"macro_{m}" for m, _ in metrics] + [f"{m}/{c}" for m, _ in metrics for c in classes]
+    metrics = ("auroc", "ap")
+    names = [f"macro_{m}" for m in metrics] + [f"{m}/{c}" for m in metrics for c in classes]
     if not classes:
-        names = [m for m, _ in metrics]
+        names = list(metrics)
 
     def values(weights: np.ndarray) -> np.ndarray:
         step = max(1, _CELLS // max(1, len(cluster)))
         blocks = []
         for start in range(0, len(weights), step):
             w = weights[start : start + step, cluster]
-            each = [np.stack([f(truth[:, c], score[:, c], w) for c in range(truth.shape[1])], 1) for _, f in metrics]
+            found = [ranking(truth[:, c], score[:, c], w) for c in range(truth.shape[1])]
+            each = [np.stack(per_class, 1) for per_class in zip(*found)]
             blocks.append(np.column_stack([*(macro(e) for e in each), *each]) if classes else np.column_stack(each))
         return np.concatenate(blocks)
 
-    return Statistic(tuple(names), n_clusters, values)
+    return Statistic(tuple(names), n_clusters, values, dict.fromkeys(names, "rank"))
 
 
 def _panel(
@@ -181,4 +188,4 @@ def _panel(
             blocks.append(np.column_stack([macro(per), per, each]))
         return np.concatenate(blocks)
 
-    return Statistic(names, n_clusters, values)
+    return Statistic(names, n_clusters, values, dict.fromkeys(names, "rank"))

@@ -107,7 +107,7 @@ def _head(results: Sequence[Result]) -> str:
     tasks = len({r.task["id"] for r in results})
     return (
         f'<header>\n<h1>BenchECG</h1>\n<p class="lead">{_count(models, "model")} on {_count(tasks, "task")}. '
-        "Metrics are pooled over the test set; brackets are 95 % intervals from resampling patients.</p>\n"
+        "Metrics are pooled over the test set; brackets are 95 % intervals over patients.</p>\n"
         '<p class="notice">Research use only, not a medical device.</p>\n</header>\n'
     )
 
@@ -328,11 +328,12 @@ def _method(results: Sequence[Result]) -> str:
     lines = [
         "One head on frozen features, the same grid of settings for every model, chosen on validation only; the test set is "
         "read once. Where a model's name ends in +finetune its encoder is trained, too, by one grid for all.",
-        f"Intervals: {first.bootstrap['resamples']:,} resamples of patients with replacement, seed {first.bootstrap['seed']}, "
-        "percentiles. They cover the choice of patients, not of random seeds; from fewer than 50 patients they are too narrow, "
-        "and what such intervals held in simulation stands beside them. A class undefined in a resample leaves its mean.",
+        f"Intervals: every patient left out in turn (beyond {first.intervals['groups']}, as many random groups of them, seed "
+        f"{first.intervals['seed']}); Student's t with as many degrees of freedom as patients weigh in, shifted by the skewness. They "
+        "cover the choice of patients, not of random seeds; below 50 patients what such intervals held in simulation stands beside "
+        "them. A class that is undefined without a patient leaves the mean there.",
         "A class with neither truth nor prediction has no F1 and is left out; a class present but never predicted has F1 = 0.",
-        f"Subgroups: intervals from resampling the group's own patients; few: fewer than {FEW_UNITS} units or {FEW_PATIENTS} "
+        f"Subgroups: intervals from leaving out the group's own patients; few: fewer than {FEW_UNITS} units or {FEW_PATIENTS} "
         "patients, not to be read as a difference. Classes that a group lacks leave its mean: means over other classes do not "
         "compare. Signal quality abstains where a result should not be used.",
         "In a reduced macro F1 (fewer classes) a prediction outside the set is an error of the true class.",

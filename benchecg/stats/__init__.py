@@ -1,17 +1,31 @@
 """Intervals and comparisons."""
 
-from benchecg.stats.bootstrap import RESAMPLES, Difference, Estimate, draw_weights, estimate, holm, paired_difference
 from benchecg.stats.coverage import FEW, coverage_note, simulated_coverage
+from benchecg.stats.jackknife import (
+    GROUPS,
+    Difference,
+    Estimate,
+    Spread,
+    estimate,
+    facts,
+    holm,
+    left_out,
+    paired_difference,
+    spread,
+)
 
 __all__ = [
     "FEW",
-    "RESAMPLES",
+    "GROUPS",
     "Difference",
     "Estimate",
+    "Spread",
     "coverage_note",
-    "draw_weights",
     "estimate",
+    "facts",
     "holm",
+    "left_out",
     "paired_difference",
     "simulated_coverage",
+    "spread",
 ]

@@ -31,8 +31,6 @@ def runs(small_code15, tmp_path_factory):
         "open-age",
         "-t",
         "open-sex",
-        "--resamples",
-        "400",
     ]
     result = CliRunner().invoke(main, [*arguments, "--data", str(small_code15), "-o", str(out)])
     assert result.exit_code == 0, result.output
@@ -69,14 +67,14 @@ def test_list_says_which_data_are_there(cli, small_mitdb, monkeypatch):
 
 
 def test_run_prints_value_interval_and_support(runs, cli, small_code15, tmp_path):
-    result = cli("run", "-m", "majority", "-t", "open-sex", "--data", small_code15, "-o", tmp_path, "--resamples", 20)
+    result = cli("run", "-m", "majority", "-t", "open-sex", "--data", small_code15, "-o", tmp_path)
     assert result.exit_code == 0
     assert "auroc 0.500 [0.500, 0.500]" in result.output and "SUBSET" in result.output
     assert (tmp_path / "open-sex" / "majority" / "predictions.parquet").is_file()
 
 
 def test_suite_open_runs_open_sets_and_says_what_the_others_lack(cli, small_code15, tmp_path):
-    arguments = ("-m", "majority", "--data", small_code15, "-o", tmp_path, "--resamples", 20)
+    arguments = ("-m", "majority", "--data", small_code15, "-o", tmp_path)
     result = cli("run", "--suite", "open", *arguments)
     assert "open-sex" in result.stdout and "open-age" in result.stdout
     assert "mitbih-beats: left out." in result.stderr and "apnea-ecg: left out." in result.stderr
@@ -112,9 +110,7 @@ def test_compare_prints_the_verdict(runs, cli):
 
 
 def test_json_is_one_document_with_the_results(cli, small_code15, tmp_path):
-    result = cli(
-        "run", "-m", "majority", "-t", "open-sex", "--data", small_code15, "-o", tmp_path, "--resamples", 20, "--json"
-    )
+    result = cli("run", "-m", "majority", "-t", "open-sex", "--data", small_code15, "-o", tmp_path, "--json")
     assert [r["task"]["id"] for r in json.loads(result.output)] == ["open-sex"]
 
 
@@ -131,8 +127,6 @@ def test_too_few_records_exit_1_alone_and_3_beside_a_score(cli, small_ptbxl, sma
         root,
         "-o",
         tmp_path / "runs",
-        "--resamples",
-        20,
         "-t",
         "ptbxl-superclass",
     )
@@ -142,7 +136,7 @@ def test_too_few_records_exit_1_alone_and_3_beside_a_score(cli, small_ptbxl, sma
 
 
 def test_tasks_without_data_are_left_out_unless_asked_for(cli, small_code15, tmp_path):
-    some = cli("run", "-m", "majority", "--data", small_code15, "-o", tmp_path, "--resamples", 20)
+    some = cli("run", "-m", "majority", "--data", small_code15, "-o", tmp_path)
     assert some.exit_code == 0 and "mitbih-beats: left out. MIT-BIH" in some.stderr
     asked = cli("run", "-m", "majority", "-t", "mitbih-beats", "--data", small_code15, "-o", tmp_path)
     assert asked.exit_code == 1 and asked.stderr.startswith("error: MIT-BIH Arrhythmia Database 1.0.0 is not complete")
@@ -154,7 +148,7 @@ def test_tasks_without_data_are_left_out_unless_asked_for(cli, small_code15, tmp
         (("run", "-t", "nope", "-m", "majority"), 1, "there is no task 'nope'"),
         (("run", "-m", "nope"), 1, "there is no model 'nope'"),
         (("run", "--profile", "authors", "-t", "open-age", "-m", "majority"), 1, "no published script does open-age"),
-        (("run", "--resamples", "1"), 2, "resamples"),
+        (("run", "--seed", "-1"), 2, "seed"),
         (("report", "empty"), 1, "Run `benchecg run` first"),
         (("score", "empty"), 1, "Run `benchecg run` first"),
         (("frobnicate",), 2, "No such command"),
@@ -193,8 +187,6 @@ def test_an_interrupted_run_exits_130_and_goes_on_from_its_features(cli, small_m
         small_mitdb,
         "-o",
         tmp_path,
-        "--resamples",
-        20,
     )
     monkeypatch.setattr(bench_data.MeanAdapter, "features", stop_at_tenth)
     assert cli(*arguments).exit_code == 130
@@ -227,7 +219,7 @@ def test_prepare_says_what_to_get_and_simulates_only_the_demonstration(cli, tmp_
     assert result.exit_code == 0
     assert "104 MB" in result.output and "https://physionet.org/content/mitdb/1.0.0/" in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["demo-synthetic"]
-    run = cli("run", "-t", "demo-synthetic", "-m", "rr", "--data", tmp_path, "-o", tmp_path / "runs", "--resamples", 20)
+    run = cli("run", "-t", "demo-synthetic", "-m", "rr", "--data", tmp_path, "-o", tmp_path / "runs")
     assert run.exit_code == 0 and "SYNTHETIC" in run.output
     assert "SYNTHETIC" in (tmp_path / "runs" / "demo-synthetic" / "rr" / "result.json").read_text()
 

@@ -74,7 +74,7 @@ def test_a_tracing_is_read_without_its_padding_and_with_its_leads(survival):
 
 
 def test_a_feature_that_tells_the_outcome_orders_the_test_patients(survival, tmp_path):
-    result = run(survival, MeanAdapter(), out=tmp_path, resamples=50)
+    result = run(survival, MeanAdapter(), out=tmp_path)
     assert (
         result.metrics["c_index"]["value"] > 0.9
         and result.metrics["c_index"]["low"] <= result.metrics["c_index"]["value"]
@@ -84,7 +84,7 @@ def test_a_feature_that_tells_the_outcome_orders_the_test_patients(survival, tmp
     assert all(again[name] == getattr(result, name) for name in again)
     refused = run(survival, MeanAdapter(), out=tmp_path / "k", protocol="knn")
     assert refused.headline is None and "no hazard" in refused.reason
-    assert run(survival, MeanAdapter(), out=tmp_path / "f", protocol="few-10", resamples=20).headline["value"] > 0.8
+    assert run(survival, MeanAdapter(), out=tmp_path / "f", protocol="few-10").headline["value"] > 0.8
 
 
 def test_exams_without_a_needed_column_or_without_any_part_are_refused(small_code15_hdf5, tmp_path):
@@ -124,7 +124,7 @@ def test_age_on_cpsc_is_scored_after_training_on_the_exams(small_code15_hdf5, tm
         comments = [f"Age: {age}", "Sex: Male", "Dx: 426783006"]
         folder = tmp_path / "challenge-2021" / "A"
         write_record(folder, f"A{i + 1:04d}", signal, rate=500, leads=list(STANDARD_LEADS), comments=comments)
-    result = run(load_data(load_task("age-cpsc"), tmp_path), MeanAdapter(), out=tmp_path / "run", resamples=20)
+    result = run(load_data(load_task("age-cpsc"), tmp_path), MeanAdapter(), out=tmp_path / "run")
     assert result.support["units"] == 39 and result.metrics["pearson_r"]["value"] > 0.9
     assert result.data["patient_known"] is False
 

@@ -86,7 +86,7 @@ def test_headers_are_asked_once(age, tmp_path):
 
 
 def test_a_covariate_that_tells_the_label_reaches_no_model(age, tmp_path):
-    result = run(age, Constant(), out=tmp_path, resamples=20, covariates=("age",))
+    result = run(age, Constant(), out=tmp_path, covariates=("age",))
     assert result.headline is None and "age would tell the label of open-age" in result.reason
     with pytest.raises(SpecError, match="would tell the label"):
         covariates_of(age.task, age.data, ("age",), fit=age.data.in_split("train"), data_sha256="")
@@ -113,8 +113,8 @@ class Blind(MeanAdapter):
 def test_covariates_help_where_they_know_something_and_are_recorded(sex, tmp_path, protocol):
     """The label is the sex; with the hiding lifted, sex as a covariate must give it away."""
     open_task = replace(sex, task=replace(sex.task, hides=()))
-    blind = run(open_task, Blind(), out=tmp_path / "a", resamples=20, protocol=protocol)
-    told = run(open_task, Blind(), out=tmp_path / "b", resamples=20, protocol=protocol, covariates=("age", "sex"))
+    blind = run(open_task, Blind(), out=tmp_path / "a", protocol=protocol)
+    told = run(open_task, Blind(), out=tmp_path / "b", protocol=protocol, covariates=("age", "sex"))
     assert blind.headline["value"] == 0.5 and told.headline["value"] > 0.99
     stored = read_result(tmp_path / "b")
     assert stored.protocol["covariates"] == "age,sex" and stored.protocol["covariates_missing"] == {"age": 0, "sex": 0}
@@ -144,8 +144,6 @@ def test_the_command_gives_covariates(small_code15, tmp_path):
         str(small_code15),
         "-o",
         str(tmp_path),
-        "--resamples",
-        "20",
     ]
     done = CliRunner().invoke(main, [*base, "--covariates", "sex"])
     assert done.exit_code == 0, done.output

@@ -33,7 +33,7 @@ def _predictions(kind, y, score, classes=("no", "yes")):
     names = np.array([f"p{i}" for i in range(n)])
     facts = TaskFacts(
         task="t", version="1", model="m", kind=kind, classes=classes, class_sets={}, metric="auroc", higher_is_better=True,
-        per_record=False, resamples=10, seed=0,
+        per_record=False, seed=0,
     )  # fmt: skip
     return Predictions(
         facts, names, names, names, np.full(n, np.nan), np.asarray(y, "f"), np.asarray(score, "f"), np.ones(n, bool), {}
@@ -160,11 +160,11 @@ def runs(small_code15, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
     loaded = load_data(load_task("open-sex"), small_code15)
     for adapter in (_Untrained(), Constant(), load_adapter("age-sex")):
-        run(loaded, adapter, out=out / adapter.id, resamples=30, cache=out / ".cache")
+        run(loaded, adapter, out=out / adapter.id, cache=out / ".cache")
     for protocol, subset in (("few-1", 0), ("few-10", 0), ("few-10", 1)):
         folder = out / f"{protocol}.{subset}"
-        run(loaded, _Untrained(), out=folder, resamples=30, protocol=protocol, subset=subset, cache=out / ".cache")
-    robustness(loaded, _Untrained(), out=out / "noisy_mean", root=small_code15, resamples=20, cache=out / ".cache")
+        run(loaded, _Untrained(), out=folder, protocol=protocol, subset=subset, cache=out / ".cache")
+    robustness(loaded, _Untrained(), out=out / "noisy_mean", root=small_code15, cache=out / ".cache")
     return out
 
 

@@ -265,7 +265,7 @@ def test_stochastic_depth_keeps_the_mean_and_ends_with_its_block():
 
 def test_a_run_logs_the_search_and_every_seed_and_is_scored_again(sex, conv, tmp_path):
     plan = Plan((SHORT, replace(SHORT, lr_core=1e-4)), seeds=3)
-    result = run(sex, conv, out=tmp_path, protocol="finetune", plan=plan, cache=tmp_path / "cache", resamples=20)
+    result = run(sex, conv, out=tmp_path, protocol="finetune", plan=plan, cache=tmp_path / "cache")
     assert result.model["id"] == "conv+finetune"
     assert set(result.protocol["validation"]) == {"lr_core=0.001 decay=1", "lr_core=0.0001 decay=1"}
     assert len(result.protocol["test_by_seed"]) == 3 and "over 3 seeds" in result.protocol["summary"]
@@ -279,7 +279,7 @@ def test_a_run_logs_the_search_and_every_seed_and_is_scored_again(sex, conv, tmp
 def test_what_has_no_network_is_refused_by_name(sex, tmp_path):
     assert "mean has no network to train" in unsuited(sex.task, MeanAdapter(), "finetune")
     assert "no covariates" in unsuited(sex.task, load_adapter("xecg-random"), "finetune", ("age",))
-    result = run(sex, MeanAdapter(), out=tmp_path, protocol="finetune", resamples=20)
+    result = run(sex, MeanAdapter(), out=tmp_path, protocol="finetune")
     assert result.status == "no score" and "docs/MODELS.md" in result.reason
     with pytest.raises(SpecError, match="no network"):
         _tuned(sex, MeanAdapter(), Plan((SHORT,)))

@@ -153,7 +153,7 @@ def test_blood_tests_run_from_tables_to_a_score(labs, tmp_path):
         events.append(f"{100 + i},1,2150-01-01 12:10:00,{(5, 14, 20)[level]},12,16")
     (folder / "records_w_diag_icd10.csv").write_text("\n".join(lines) + "\n")
     labs(*events)
-    result = run(load_data(load_task("blood-tests"), labs.root), MeanAdapter(), out=tmp_path / "run", resamples=20)
+    result = run(load_data(load_task("blood-tests"), labs.root), MeanAdapter(), out=tmp_path / "run")
     assert result.status == "scored" and result.metrics["mean_auroc"]["value"] > 0.7
     assert result.metrics["auroc/Ferritin"]["value"] is None
     assert result.support["classes"]["Hemoglobin/low"]["units"] == 10

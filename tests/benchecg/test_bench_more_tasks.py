@@ -83,7 +83,7 @@ def test_apnea_is_found_by_a_feature_that_holds_it(small_apnea, tmp_path, monkey
     loaded = load_data(load_task("apnea-ecg"), small_apnea)
     assert "too few records" in loaded.refusal()  # 15 test minutes
     monkeypatch.setattr("benchecg.running.MIN_UNITS", 15)
-    assert run(loaded, MeanAdapter(), out=tmp_path, resamples=20).headline["value"] == 1.0
+    assert run(loaded, MeanAdapter(), out=tmp_path).headline["value"] == 1.0
 
 
 def test_apnea_refuses_an_information_file_without_subjects(small_apnea, tmp_path):
@@ -140,7 +140,7 @@ class Tops(MeanAdapter):
 
 
 def test_exercise_peaks_are_found_where_they_were_put(small_exercise, tmp_path):
-    result = run(load_data(load_task("exercise-rpeaks"), small_exercise), Tops(), out=tmp_path, resamples=20)
+    result = run(load_data(load_task("exercise-rpeaks"), small_exercise), Tops(), out=tmp_path)
     assert result.metrics["f1_10ms"]["value"] == 1.0 and result.support["patients"] == 2
     assert any(note.startswith("SUBSET: 12 of 100") for note in result.notes)
 
@@ -187,7 +187,7 @@ def test_deepbeat_leaves_out_broken_and_repeated_windows_and_keeps_the_files_spl
     assert data.notes == ("1 windows with NaN are left out", "1 windows that occur twice are left out")
     assert {r.id for r in data.records}.isdisjoint({"train-0000003", "train-0000006"})
     assert data.label[:3].tolist() == [0, 1, 0]
-    assert run(loaded, MeanAdapter(), out=tmp_path, resamples=20).headline["value"] == 1.0
+    assert run(loaded, MeanAdapter(), out=tmp_path).headline["value"] == 1.0
 
 
 def test_deepbeat_splits_anew_when_a_subject_is_in_two_files(tmp_path):

@@ -168,7 +168,7 @@ def mit(small_mitdb):
 
 
 def test_a_detectors_run_is_scored_again_from_its_predictions(mit, tmp_path):
-    result = run(mit, Truthful(), out=tmp_path, resamples=50)
+    result = run(mit, Truthful(), out=tmp_path)
     assert result.metrics["f1_10ms"]["value"] == 0.0 and result.metrics["f1_75ms"]["value"] == 1.0
     assert result.metrics["timing_bias_ms"]["value"] == pytest.approx(20, abs=1e-6)
     assert result.metrics["aami_f1_75ms"]["value"] is None  # 10 s records end before
@@ -181,7 +181,7 @@ def test_a_detectors_run_is_scored_again_from_its_predictions(mit, tmp_path):
 
 
 def test_an_encoders_run_caches_its_tokens_and_repeats_to_the_byte(mit, tmp_path):
-    runs = [run(mit, MeanAdapter(), out=tmp_path / str(i), cache=tmp_path / "c", resamples=20) for i in range(2)]
+    runs = [run(mit, MeanAdapter(), out=tmp_path / str(i), cache=tmp_path / "c") for i in range(2)]
     assert runs[0].predictions["sha256"] == runs[1].predictions["sha256"]
     assert runs[0].cost["feature_blocks_cached"] == 0 and runs[1].cost["feature_blocks_cached"] == 43
     assert (
@@ -192,7 +192,7 @@ def test_an_encoders_run_caches_its_tokens_and_repeats_to_the_byte(mit, tmp_path
 
 def test_two_models_are_compared_on_the_true_peaks(mit, tmp_path):
     for adapter in (Truthful(), load_adapter("beat-75")):
-        run(mit, adapter, out=tmp_path / adapter.id, resamples=100)
+        run(mit, adapter, out=tmp_path / adapter.id)
     row = compare(tmp_path, "truthful", "beat-75")[0]
     assert row["metric"] == "f1_10ms" and row["value"] is not None
 

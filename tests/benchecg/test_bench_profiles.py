@@ -305,7 +305,7 @@ def test_d16_absent_classes_stay_in_the_mean_as_0():
 def test_d18_every_model_answers_the_same_units(small_mitdb, tmp_path):
     loaded = load_data(load_task("mitbih-beats"), small_mitdb)
     for name in ("majority", "rr"):
-        run(loaded, load_adapter(name), out=tmp_path / name, resamples=20)
+        run(loaded, load_adapter(name), out=tmp_path / name)
     a, b = (read_predictions(tmp_path / name / "predictions.parquet") for name in ("majority", "rr"))
     np.testing.assert_array_equal(a.unit_id, b.unit_id)
 
@@ -409,7 +409,7 @@ def both(small_mitdb, tmp_path_factory):
             loaded = load_data(task_in(profile, task_id), small_mitdb)
             for adapter in (MeanAdapter(), Other()):
                 folder = run_folder(out, loaded.task, adapter.id)
-                run(loaded, adapter, out=folder, resamples=20)
+                run(loaded, adapter, out=folder)
     return out
 
 
@@ -458,7 +458,7 @@ def test_d25_the_suites_mean_over_what_is_there(both):
 
 def test_the_commands_keep_the_profiles_apart(small_mitdb, tmp_path):
     call = partial(CliRunner().invoke, main)
-    given = ["--data", str(small_mitdb), "--out", str(tmp_path), "--resamples", "20", "--profile", "authors"]
+    given = ["--data", str(small_mitdb), "--out", str(tmp_path), "--profile", "authors"]
     done = call(["run", "-t", "mitbih-beats", "-m", "majority", *given])
     assert done.exit_code == 0, done.output
     assert (tmp_path / "mitbih-beats" / "majority@authors" / "result.json").is_file()

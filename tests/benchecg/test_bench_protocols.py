@@ -96,7 +96,7 @@ def sex(small_code15):
 
 @pytest.mark.parametrize("protocol", ["knn", "few-1", "few-10"])
 def test_a_run_of_each_protocol_names_it_and_is_scored_again(sex, tmp_path, protocol):
-    result = run(sex, MeanAdapter(), out=tmp_path, protocol=protocol, subset=2, resamples=30)
+    result = run(sex, MeanAdapter(), out=tmp_path, protocol=protocol, subset=2)
     assert result.model["id"] == run_name("mean", protocol, 2) == read_result(tmp_path).model["id"]
     again = score(read_predictions(tmp_path / "predictions.parquet"))
     assert all(again[name] == getattr(result, name) for name in again)

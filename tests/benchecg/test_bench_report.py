@@ -39,7 +39,7 @@ def results(small_mitdb, small_code15, small_ptbxl, tmp_path_factory):
     untrained = MeanAdapter()
     untrained.trained = False
     return [
-        run(load_data(load_task(task), root), adapter, out=out / task / adapter.id, resamples=30)
+        run(load_data(load_task(task), root), adapter, out=out / task / adapter.id)
         for task, root in places.items()
         for adapter in (untrained, Constant())
     ]

@@ -136,12 +136,12 @@ def sex(small_code15):
 @pytest.fixture(scope="module")
 def curves(sex, small_code15, tmp_path_factory):
     out = tmp_path_factory.mktemp("curves")
-    return out, robustness(sex, MeanAdapter(), out=out, root=small_code15, resamples=50)
+    return out, robustness(sex, MeanAdapter(), out=out, root=small_code15)
 
 
 def test_the_undisturbed_row_is_the_run(sex, curves, tmp_path):
     clean = curves[1]["conditions"][0]
-    headline = run(sex, MeanAdapter(), out=tmp_path, resamples=50).headline
+    headline = run(sex, MeanAdapter(), out=tmp_path).headline
     assert (clean["value"], clean["low"], clean["high"]) == (headline["value"], headline["low"], headline["high"])
     assert clean["family"] == "none" and clean["change"]["value"] == 0
 
@@ -158,13 +158,9 @@ def test_a_score_falls_where_its_cue_is_taken_away(curves):
 
 def test_disturbed_features_are_cached_apart(sex, small_code15, tmp_path):
     adapter, cache = MeanAdapter(), tmp_path / "cache"
-    first = robustness(
-        sex, adapter, out=tmp_path / "a", root=small_code15, families=("leads",), cache=cache, resamples=20
-    )
+    first = robustness(sex, adapter, out=tmp_path / "a", root=small_code15, families=("leads",), cache=cache)
     calls = adapter.calls
-    again = robustness(
-        sex, adapter, out=tmp_path / "b", root=small_code15, families=("leads",), cache=cache, resamples=20
-    )
+    again = robustness(sex, adapter, out=tmp_path / "b", root=small_code15, families=("leads",), cache=cache)
     assert adapter.calls == calls and first == again
     assert len({r["value"] for r in first["conditions"]}) > 1
 
@@ -207,11 +203,9 @@ def test_the_trained_probe_answers_as_the_probe_did(kind, label):
 def test_a_detector_and_a_peak_head_are_asked_under_noise(small_mitdb, tmp_path):
     loaded = load_data(load_task("mitbih-rpeaks"), small_mitdb)
     for adapter in (load_adapter("beat-75"), MeanAdapter()):
-        found = robustness(
-            loaded, adapter, out=tmp_path / adapter.id, root=small_mitdb, families=("gain", "swap"), resamples=20
-        )
+        found = robustness(loaded, adapter, out=tmp_path / adapter.id, root=small_mitdb, families=("gain", "swap"))
         rows = {r["label"]: r["value"] for r in found["conditions"]}
-        headline = run(loaded, adapter, out=tmp_path / "run" / adapter.id, resamples=20).headline
+        headline = run(loaded, adapter, out=tmp_path / "run" / adapter.id).headline
         assert rows["undisturbed"] == headline["value"]
         assert set(found["left_out"]) == {f"swap/{c.label}" for c in conditions(("swap",))}
         assert "no lead" in found["left_out"]["swap/arms exchanged"]
@@ -222,7 +216,7 @@ def test_curves_are_written_read_and_refused(curves, tmp_path):
     out, content = curves
     assert find_curves(out) == [content] == [read_curves(out / "robustness.json")]
     (tmp_path / "robustness.json").write_text(json.dumps({**content, "format": "other"}))
-    with pytest.raises(ReadError, match="needed the fields of benchecg-robustness/1"):
+    with pytest.raises(ReadError, match="needed the fields of benchecg-robustness/2"):
         find_curves(tmp_path)
     with pytest.raises(SpecError, match="no family 'thunder'"):
         conditions(("thunder",))
@@ -237,8 +231,6 @@ def test_the_command_prints_each_condition(small_code15, tmp_path):
         "bench_data:MeanAdapter",
         "--family",
         "gain",
-        "--resamples",
-        "20",
     ]
     done = CliRunner().invoke(main, [*arguments, "--data", str(small_code15), "-o", str(tmp_path)])
     assert done.exit_code == 0, done.output

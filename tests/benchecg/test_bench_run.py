@@ -56,7 +56,7 @@ def sex(small_code15):
 
 @pytest.mark.parametrize("which", ["mit", "age", "sex"])
 def test_scoring_the_predictions_again_gives_the_runs_numbers(which, request, tmp_path):
-    result = run(request.getfixturevalue(which), MeanAdapter(), out=tmp_path, resamples=50)
+    result = run(request.getfixturevalue(which), MeanAdapter(), out=tmp_path)
     again = score(read_predictions(tmp_path / "predictions.parquet"))
     stored = read_result(tmp_path)
     for name, value in again.items():
@@ -64,23 +64,23 @@ def test_scoring_the_predictions_again_gives_the_runs_numbers(which, request, tm
 
 
 def test_result_survives_its_json(mit, tmp_path):
-    result = run(mit, MeanAdapter(), out=tmp_path, resamples=20)
+    result = run(mit, MeanAdapter(), out=tmp_path)
     assert read_result(tmp_path).to_dict() == result.to_dict()
 
 
 def test_two_runs_give_the_same_predictions_to_the_byte(sex, tmp_path):
-    runs = [run(sex, MeanAdapter(), out=tmp_path / str(i), resamples=20) for i in range(2)]
+    runs = [run(sex, MeanAdapter(), out=tmp_path / str(i)) for i in range(2)]
     assert runs[0].predictions["sha256"] == runs[1].predictions["sha256"]
     assert runs[0].metrics == runs[1].metrics
 
 
 def test_a_feature_that_holds_the_label_scores_high(sex, age, tmp_path):
-    assert run(sex, MeanAdapter(), out=tmp_path / "s", resamples=20).headline["value"] == 1.0
-    assert run(age, MeanAdapter(), out=tmp_path / "a", resamples=20).metrics["r2"]["value"] > 0.95
+    assert run(sex, MeanAdapter(), out=tmp_path / "s").headline["value"] == 1.0
+    assert run(age, MeanAdapter(), out=tmp_path / "a").metrics["r2"]["value"] > 0.95
 
 
 def test_every_test_beat_is_scored_once_and_the_dropped_record_never(mit, tmp_path):
-    result = run(mit, MeanAdapter(), out=tmp_path, resamples=20)
+    result = run(mit, MeanAdapter(), out=tmp_path)
     predictions = read_predictions(tmp_path / "predictions.parquet")
     assert len(set(predictions.unit_id)) == len(predictions.unit_id) == 22 * 9 == result.support["units"]
     assert "201" not in predictions.record_id and "202" in predictions.record_id
@@ -90,7 +90,7 @@ def test_every_test_beat_is_scored_once_and_the_dropped_record_never(mit, tmp_pa
 
 
 def test_beats_without_a_token_count_as_wrong(mit, tmp_path):
-    result = run(mit, Silent(), out=tmp_path, resamples=20)
+    result = run(mit, Silent(), out=tmp_path)
     lost = result.support["without_prediction"]
     assert lost == sum(row[-1] for row in result.confusion) > 0
     assert result.metrics["accuracy"]["value"] <= 1 - lost / 198
@@ -107,7 +107,7 @@ def test_an_adapter_never_sees_what_would_tell_the_label(mit, age, sex):
 
 
 def test_no_patient_id_is_written(age, tmp_path):
-    run(age, MeanAdapter(), out=tmp_path, resamples=20)
+    run(age, MeanAdapter(), out=tmp_path)
     patients = {r.patient for r in age.data.records}
     predictions = read_predictions(tmp_path / "predictions.parquet")
     assert set(predictions.patient_id) == {f"p{i:06d}" for i in range(len(set(predictions.patient_id)))}
@@ -164,7 +164,7 @@ def test_an_adapter_that_breaks_its_contract_is_refused(mit):
 def test_subsets_and_untrained_weights_are_marked(age, tmp_path):
     adapter = MeanAdapter()
     adapter.trained = False
-    result = run(age, adapter, out=tmp_path, resamples=20)
+    result = run(age, adapter, out=tmp_path)
     assert result.notes[0].startswith("UNTRAINED")
     assert result.notes[1].startswith("SUBSET: 200 of 345,779 records")
 
@@ -173,7 +173,7 @@ def test_contamination_is_said(age, tmp_path):
     for seen, says in (((), "not seen in pretraining"), (("CODE-15 %",), "seen in pretraining"), (None, "unknown")):
         adapter = MeanAdapter()
         adapter.pretrained_on = seen
-        assert run(age, adapter, out=tmp_path, resamples=20).model["contamination"] == says
+        assert run(age, adapter, out=tmp_path).model["contamination"] == says
 
 
 def test_too_few_records_write_a_result_without_a_score(small_ptbxl, tmp_path):
@@ -259,7 +259,7 @@ def test_probe_equals_scikit_learn_fitted_on_train_and_val():
 def test_compare_pairs_the_runs_and_adjusts_over_tasks(age, sex, tmp_path):
     for loaded in (age, sex):
         for adapter in (MeanAdapter(), Noise()):
-            run(loaded, adapter, out=tmp_path / loaded.task.id / adapter.id, resamples=200)
+            run(loaded, adapter, out=tmp_path / loaded.task.id / adapter.id)
     rows = {row["task"]: row for row in compare(tmp_path, "mean", "noise")}
     assert rows["open-sex"]["value"] > 0 and rows["open-age"]["value"] < 0  # RSMAPE: lower is better
     assert {row["better"] for row in rows.values()} == {"a"}
@@ -270,7 +270,7 @@ def test_compare_pairs_the_runs_and_adjusts_over_tasks(age, sex, tmp_path):
 
 
 def test_suite_score_is_refused_until_all_ten_tasks_ran_on_full_data(mit, tmp_path):
-    result = run(mit, MeanAdapter(), out=tmp_path, resamples=20)
+    result = run(mit, MeanAdapter(), out=tmp_path)
     suite = suite_score([result])
     assert suite["score"] is None and suite["n_tasks"] == 1 and len(suite["missing"]) == 9
     nine = [
@@ -292,7 +292,7 @@ def test_suite_score_is_refused_until_all_ten_tasks_ran_on_full_data(mit, tmp_pa
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda d: d.update(format="other/1"), "needed benchecg-result/3"),
+        (lambda d: d.update(format="other/1"), "needed benchecg-result/4"),
         (lambda d: d.pop("notes"), "notes is missing"),
         (lambda d: d["task"].update(extra=1), "task.extra is unknown"),
         (lambda d: d["metrics"]["macro_f1"].update(value="0.9"), "metrics.macro_f1.value is str; needed float or null"),
@@ -301,7 +301,7 @@ def test_suite_score_is_refused_until_all_ten_tasks_ran_on_full_data(mit, tmp_pa
     ],
 )
 def test_a_result_of_another_shape_is_refused(mit, tmp_path, change, says):
-    run(mit, MeanAdapter(), out=tmp_path, resamples=20)
+    run(mit, MeanAdapter(), out=tmp_path)
     path = tmp_path / "result.json"
     data = json.loads(path.read_text())
     change(data)
@@ -311,7 +311,7 @@ def test_a_result_of_another_shape_is_refused(mit, tmp_path, change, says):
 
 
 def test_a_result_is_checked_before_it_is_written(mit, tmp_path):
-    result = run(mit, MeanAdapter(), out=tmp_path, resamples=20)
+    result = run(mit, MeanAdapter(), out=tmp_path)
     before = (tmp_path / "result.json").read_bytes()
     with pytest.raises(ReadError, match="warnings"):
         write_result(tmp_path, replace(result, warnings=[1]))
