@@ -163,3 +163,14 @@ def test_a_file_that_live_input_would_not_write_is_a_usage_error(option: str, tm
     flags = ("--raw-gain", "1000", "--rate", "250", "--leads", "II", option, str(tmp_path / "x.qrs"))
     result = CliRunner().invoke(main, ["stream", "-", *flags], input=b"")
     assert result.exit_code == 2 and f"{option} is not written" in result.stderr
+
+
+@pytest.mark.parametrize("chunk", ["1", "0.3", "100"])
+def test_raw_input_that_ends_inside_a_sample_loses_no_whole_one_and_counts_the_rest(record: Path, chunk: str) -> None:
+    counts = np.round(xecg.read(record).signal[:, :1333] * 1000).astype("<i2").T.tobytes()
+    flags = ("stream", "-", "--raw-gain", "1000", "--rate", "250", "--leads", "II,V1", "--chunk", chunk)
+    whole = CliRunner().invoke(main, flags, input=counts)
+    cut = CliRunner().invoke(main, flags, input=counts + b"abc")
+    assert of_kind(lines(whole), "token")[-1]["stop"] > 1250
+    assert (cut.exit_code, cut.stdout) == (1, whole.stdout)
+    assert "3 bytes are left over and a sample of 2 leads has 4" in cut.stderr

@@ -75,8 +75,9 @@ def test_raw_samples_from_standard_input(record: Path) -> None:
     options = ("-", "--raw-gain", 800, "--rate", 250, "--leads", "II,V1", *FLAGS)
     found = lines(run(*options, data=counts.T.tobytes()))
     assert_tokens(found, expected(("II", "V1"), counts / np.float32(800)))
-    cut = run(*options, data=counts.T.tobytes()[:-1])
-    assert cut.exit_code == 1 and "ends inside a sample" in cut.stderr
+    cut = run(*options, data=counts.T.tobytes() + b"abc")
+    assert cut.exit_code == 1 and "ends inside a sample: 3 bytes are left over" in cut.stderr
+    assert cut.stdout == run(*options, data=counts.T.tobytes()).stdout
 
 
 @pytest.mark.parametrize(

@@ -170,16 +170,18 @@ def _raw(
     from xecg.stream.results import as_line
 
     leads, step = shape
-    frame, data = 2 * leads, b""
+    frame, data, left = 2 * leads, b"", 0
     while data := sys.stdin.buffer.read(step * frame):
-        if len(data) % frame:
-            raise StreamError(
-                f"standard input ends inside a sample: {len(data) % frame} of {frame} bytes; are --leads right?"
-            )
-        for item in push(np.frombuffer(data, "<i2").reshape(-1, leads).T):
+        left = len(data) % frame  # only at the end: a read is short nowhere else
+        for item in push(np.frombuffer(data[: len(data) - left], "<i2").reshape(-1, leads).T):
             click.echo(json.dumps(as_line(item, rate, vectors=vectors), allow_nan=False))
     for item in flush():
         click.echo(json.dumps(as_line(item, rate, vectors=vectors), allow_nan=False))
+    if left:
+        raise StreamError(
+            f"standard input ends inside a sample: {left} bytes are left over and a sample of {leads} leads has {frame}; everything "
+            "before them was used. If no end was cut off, the lead count is wrong and so is all output: give --leads as they are sent"
+        )
 
 
 def _listen(hub: Any, found: int, options: dict[str, Any]) -> None:
