@@ -6,7 +6,6 @@ Exit codes: 0 done · 1 failed · 2 usage · 3 done, some tasks gave no score ·
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xecg.errors import DataMissing, XECGError
+from xecg.cli.group import Group
+from xecg.errors import DataMissing
 
 if TYPE_CHECKING:
     from benchecg.protocols.finetune import Plan
@@ -37,35 +37,8 @@ _DEFAULT_MODELS = (
 )  # each where it can be asked
 
 
-class _Group(click.Group):
-    """Turns a user's mistake into one line and an exit code; `--debug` shows the traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except BrokenPipeError:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # the reader left; the flush at exit must not fail
-            ctx.exit(0)
-        except KeyboardInterrupt:
-            click.echo(
-                "interrupted; finished runs and cached features are kept, the same command goes on from there", err=True
-            )
-            ctx.exit(130)
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            known = isinstance(error, (XECGError, OSError))
-            click.echo(
-                f"error: {error}" if known else f"internal error: {type(error).__name__}: {error}; see --debug",
-                err=True,
-            )
-            ctx.exit(1)
+class _Group(Group):
+    interrupted = "interrupted; finished runs and cached features are kept, the same command goes on from there"
 
 
 @click.group(
@@ -209,9 +182,11 @@ def run(
     from benchecg.running import run as run_one
     from benchecg.running import run_folder, run_name
     from benchecg.tasks.base import data_root
+    from xecg.io.outputs import check_output
 
     if tasks and suite:
         raise click.UsageError("--task and --suite both say which tasks; needed one of them")
+    check_output(out, folder=True)
     beside = parse_covariates(covariates)
     adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
     results = []
@@ -320,7 +295,9 @@ def robustness(
     from benchecg.robustness import lines_of
     from benchecg.robustness import robustness as curves_of
     from benchecg.tasks.base import data_root
+    from xecg.io.outputs import check_output
 
+    check_output(out, folder=True)
     root, found = data_root(data), []
     adapters = [load_adapter(name) for name in models]
     for loaded in _load_all(tasks, root):
@@ -409,7 +386,9 @@ def report(runs: Path, out: Path) -> None:
     from benchecg.results import find_results, read_result
     from benchecg.robustness import find_curves
     from xecg.io.atomic import write_text
+    from xecg.io.outputs import check_output
 
+    check_output(out)
     found = {folder: read_result(folder) for folder in find_results(runs)}
     results = list(found.values())
     tables = {".tex": latex, ".md": markdown}

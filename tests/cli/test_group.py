@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -135,3 +136,57 @@ def test_version_is_shown() -> None:
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("xecg ")
+
+
+def _run(*args: str, stdout: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with its output redirected as the shell says."""
+    code = "import sys; from xecg.cli import main; main(sys.argv[1:])"
+    line = f'exec "$0" -c "$1" "${{@:2}}" {stdout}'
+    return subprocess.run(
+        ["bash", "-c", line, sys.executable, code, *args], stderr=subprocess.PIPE, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("args", [["--help"], ["embed", "--help"], ["--version"], ["doctor"]])
+def test_output_that_nothing_can_take_is_one_line(args: list[str]) -> None:
+    full = _run(*args, stdout=">/dev/full")
+    assert full.returncode == 1
+    assert full.stderr.count("\n") == 1 and full.stderr.startswith("error: ") and "no space is left" in full.stderr
+    closed = _run(*args, stdout=">&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["plot", "r"], ["preprocess", "r"], ["preprocess", "r", "-o", "x", "--plot"], ["finetune", "t.csv"], ["convert", "r"],
+     ["stream", "r", "--parquet"], ["stream", "r", "--state"], ["pretrain", "."], ["store", "build", "."], ["embed", "r"]],
+)  # fmt: skip
+def test_an_output_that_cannot_be_is_refused_before_the_work(args: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "t.csv").write_text("record,x\n")
+    place = tmp_path / "file" / "x"
+    option = [] if args[-1].startswith("--") else ["-o"]
+    made = [str(tmp_path / a) if a in ("t.csv", "r") else a for a in args]
+    (tmp_path / "r").touch()
+    code, out, err = run(*made, *option, str(place))
+    assert (code, out) == (1, "")
+    assert (
+        err
+        == f"error: output {err.split()[2]} leads through {tmp_path / 'file'}, which is no folder; name another place\n"
+    )
+
+
+@pytest.mark.parametrize("args", [["inspect"], ["predict", "tiny-beats"], ["embed", "-o", "e.parquet"]])
+def test_a_folder_without_recordings_says_what_it_holds_and_what_is_needed(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, other = tmp_path / "empty", tmp_path / "other"
+    empty.mkdir()
+    other.mkdir()
+    (other / "notes.txt").write_text("no ECG")
+    monkeypatch.chdir(tmp_path)
+    for folder, found in ((empty, "no recording: the folder is empty"), (other, "no recording, and 1 other files")):
+        code, out, err = run(*args, str(folder))
+        assert (code, out) == (1, "")
+        assert f"error: {folder}: content is {found}; needed WFDB headers (.hea)" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "other"]

@@ -5,15 +5,11 @@ Exit codes: 0 done · 1 failed · 2 usage · 3 done, some inputs refused · 130 
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib import import_module
-from typing import Any
 
 import click
 
-from xecg.cli._common import printable
-from xecg.errors import XECGError
+from xecg.cli.group import Group
 
 __all__ = ["main"]
 
@@ -51,8 +47,8 @@ _VERSION = click.Option(
 )
 
 
-class _Group(click.Group):
-    """Loads `xecg.cli.NAME` on demand, and turns every exception into one line and an exit code."""
+class _Group(Group):
+    """Loads `xecg.cli.NAME` on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -64,32 +60,6 @@ class _Group(click.Group):
         if _DEBUG not in command.params:  # so that --debug works after the command's name too
             command.params.append(_DEBUG)
         return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except BrokenPipeError:
-            # The reader went away (`| head -1`): nobody is left to tell, and the flush at exit must not fail either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise click.exceptions.Exit(0) from None
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            raise click.exceptions.Exit(130) from None
-        except Exception as error:
-            if ctx.meta.get("xecg.debug"):
-                raise
-            if isinstance(error, XECGError):
-                click.echo(f"error: {printable(error)}", err=True)
-            elif isinstance(error, OSError):
-                click.echo(f"error: {printable(error)}; rerun with --debug to see where", err=True)
-            else:
-                text = printable(f"{type(error).__name__}: {error}")
-                click.echo(f"internal error: {text}; rerun with --debug", err=True)
-            raise click.exceptions.Exit(1) from None
 
 
 main = _Group(

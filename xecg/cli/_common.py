@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Finite", "print_json", "printable", "reading_options"]
+__all__ = ["Finite", "Output", "print_json", "printable", "reading_options", "records"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,6 +24,19 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+class Output(click.Path):
+    """A file to write, or a folder (`xecg.io.outputs.check_output`): refused before the work begins, not when it is done."""
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self._folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from xecg.io.outputs import check_output
+
+        return check_output(super().convert(value, param, ctx), folder=self._folder)  # type: ignore[arg-type]
 
 
 _READING = (
@@ -58,6 +72,16 @@ def split_names(text: str, option: str) -> tuple[str, ...]:
     if not all(names):
         raise click.BadParameter(f"{text!r} has an empty name; write names separated by commas", param_hint=option)
     return names
+
+
+def records(paths: Iterable[Path]) -> list[Path]:
+    """Every recording under the paths. Raises ReadError when there is none."""
+    from xecg.io.find import find_records, no_records
+
+    found = [path for root in paths for path in find_records(root)]
+    if not found:
+        raise no_records(paths)
+    return found
 
 
 def printable(text: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from xecg.cli._common import Finite, print_json, printable
+from xecg.cli._common import Finite, Output, print_json, printable
 
 if TYPE_CHECKING:
     from xecg.pretrain.build import Report
@@ -33,7 +33,7 @@ _OF_VIEWS = {"few_leads": "few_leads", "stretch": "rate", "mask_chance": "mask_c
 _OPTIONS = (
     click.option("--data", multiple=True, type=click.Path(exists=True, path_type=Path),
                  help="A store (xecg store build), or a folder of recordings; repeat folders."),
-    click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder of the run. Default: run-MODEL."),
+    click.option("--output", "-o", type=Output(folder=True), help="Folder of the run. Default: run-MODEL."),
     click.option("--config", help="YAML file of settings, or a preset; options given beside it come before it."),
     click.option("--steps", type=click.IntRange(1), default=1000, show_default=True),
     click.option("--batch", type=click.IntRange(2), default=64, show_default=True, help="Records a step, over all processes."),

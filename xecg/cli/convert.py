@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from xecg.cli._common import printable
+from xecg.cli._common import Output, printable
 
 __all__ = ["command"]
 
 
 @click.command("convert")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="The checkpoint folder to write.")
+@click.option("--output", "-o", type=Output(folder=True), help="The checkpoint folder to write.")
 @click.option("--layout", type=click.Choice(["auto", "cuda", "vanilla"]), default="auto", show_default=True)
 @click.option("--student/--teacher", default=True, show_default=True, help="Which network of a training checkpoint.")
 @click.option("--trust-file", is_flag=True, help="Read a .ckpt with a torch older than 2.10.")
-@click.option("--to-official", type=click.Path(path_type=Path), help="Write SOURCE, a checkpoint folder, as published.")
+@click.option("--to-official", type=Output(), help="Write SOURCE, a checkpoint folder, as published.")
 def command(
     *, source: Path, output: Path | None, layout: str, student: bool, trust_file: bool, to_official: Path | None
 ) -> None:

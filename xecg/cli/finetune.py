@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from xecg.cli._common import print_json, printable
+from xecg.cli._common import Output, print_json, printable
 
 __all__ = ["command"]
 
 
 @click.command("finetune")
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--output", "-o", required=True, type=click.Path(path_type=Path), help="The head to write (.safetensors)."
-)
+@click.option("--output", "-o", required=True, type=Output(), help="The head to write (.safetensors).")
 @click.option(
     "--model", "-m", "name", default="tiny", show_default=True, help="A shipped model or a checkpoint folder."
 )

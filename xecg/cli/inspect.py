@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xecg.cli._common import print_json, printable, reading_options
+from xecg.cli._common import print_json, printable, reading_options, records
 
 if TYPE_CHECKING:
     from xecg.signal import Recording
@@ -26,17 +26,16 @@ def command(context: click.Context, *, paths: tuple[Path, ...], as_json: bool, r
     from xecg.errors import XECGError
 
     found, n_refused = [], 0
-    for root in paths:
-        for path in xecg.io.find_records(root):
-            try:
-                facts = describe(xecg.read(path, **reading), path)
-            except XECGError as error:
-                n_refused += 1
-                facts = {"file": printable(path), "error": printable(error)}
-            if as_json:
-                found.append(facts)
-            else:
-                click.echo(_text(facts))
+    for path in records(paths):
+        try:
+            facts = describe(xecg.read(path, **reading), path)
+        except XECGError as error:
+            n_refused += 1
+            facts = {"file": printable(path), "error": printable(error)}
+        if as_json:
+            found.append(facts)
+        else:
+            click.echo(_text(facts))
     if as_json:
         print_json(found)
     if n_refused:

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from xecg.cli._common import Finite, printable, reading_options, split_names
+from xecg.cli._common import Finite, Output, printable, reading_options, split_names
 
 __all__ = ["command"]
 
 
 @click.command("plot")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="A .png, .pdf or .svg file.")
+@click.option("--output", "-o", required=True, type=Output(), help="A .png, .pdf or .svg file.")
 @click.option("--start", "start_s", type=Finite(min=0), default=0.0, help="First second drawn. Default: 0.")
 @click.option("--duration", "seconds", type=Finite(min=0, min_open=True), help="Seconds drawn, at most 120.")
 @click.option("--show", help="Leads to draw, comma separated. Default: all.")

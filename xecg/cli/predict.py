@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xecg.cli._common import printable, reading_options
+from xecg.cli._common import printable, reading_options, records
 
 if TYPE_CHECKING:
     from xecg.model import Head
@@ -53,7 +53,7 @@ def command(
     for text in _stated(head_name, head):
         click.echo(printable(text), err=True)
     refused = 0
-    for path in [p for root in paths for p in io.find_records(root)]:
+    for path in records(paths):
         try:
             recording = io.read(path, **reading)
             found = predict(recording, model, head)

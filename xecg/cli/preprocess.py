@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xecg.cli._common import print_json, printable, reading_options
+from xecg.cli._common import Output, print_json, printable, reading_options
 
 if TYPE_CHECKING:
     from xecg.signal import ModelInput, SignalSpec
@@ -17,10 +17,8 @@ __all__ = ["command"]
 
 @click.command("preprocess")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="The .npz file to write.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="A .png, .pdf or .svg file: raw and processed signal, lead by lead."
-)
+@click.option("--output", "-o", type=Output(), help="The .npz file to write.")
+@click.option("--plot", type=Output(), help="A .png, .pdf or .svg file: raw and processed signal, lead by lead.")
 @click.option("--preset", default="poly", show_default=True, help="A named signal specification.")
 @click.option("--model", "model_name", help="Take the signal specification of this model instead of a preset.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

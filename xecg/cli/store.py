@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from xecg.cli._common import print_json, printable
+from xecg.cli._common import Output, print_json, printable
 from xecg.cli._training import left_out_rows, say_left_out
 
 __all__ = ["command"]
@@ -19,7 +19,7 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("sources", nargs=-1, type=click.Path(exists=True, path_type=Path))
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Folder of the store.")
+@click.option("--output", "-o", required=True, type=Output(folder=True), help="Folder of the store.")
 @click.option("--model", default="tiny", show_default=True, help="Preset whose front end the windows go through.")
 @click.option("--synthetic", type=click.IntRange(0), default=0, show_default=True, help="Simulated records to add.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the simulated records.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xecg.cli._common import Finite, reading_options
+from xecg.cli._common import Finite, Output, reading_options
 
 if TYPE_CHECKING:
     from xecg.model import XECG
@@ -72,12 +72,10 @@ _WINDOW = {
 @click.option("--speed", type=_Speed(), default="max", show_default=True, help="max, or a factor of real time: 1.")
 @click.option("--vectors/--no-vectors", default=True, show_default=True, help="Print the tokens' vectors.")
 @click.option("--quiet", "-q", is_flag=True, help="Print no tokens and no events, only the first and last line.")
-@click.option("--parquet", type=click.Path(path_type=Path), help="Write the tokens to this Parquet file.")
-@click.option("--annotations", type=click.Path(path_type=Path), help="Write the events here: WFDB, as 203.qrs.")
+@click.option("--parquet", type=Output(), help="Write the tokens to this Parquet file.")
+@click.option("--annotations", type=Output(), help="Write the events here: WFDB, as 203.qrs.")
 @click.option("--reference", default="atr", show_default=True, help="Extension of marks to compare the beats with.")
-@click.option(
-    "--state", type=click.Path(path_type=Path), help="Keep the stream's state here; go on from it if it exists."
-)
+@click.option("--state", type=Output(), help="Keep the stream's state here; go on from it if it exists.")
 @click.option("--state-every", type=Finite(min=0), default=10.0, help="Seconds. Default: 10.")
 @reading_options
 def command(*, file: Path | None, speed: float, chunk_s: float, reading: dict[str, Any], **options: Any) -> None:

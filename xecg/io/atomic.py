@@ -39,7 +39,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`; what the block wrote there takes `path`'s place when it ends without an error.
 
     The file is synced before the rename and the folder after it. On an error, one from fsync or rename included, the
-    temporary file is removed, `path` keeps its old content and the error goes on to the caller.
+    temporary file is removed, `path` keeps its old content and the error goes on to the caller; an OSError names `path`, not the
+    temporary file.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -47,9 +48,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (str(temporary), None):
+            raise type(error)(error.errno, error.strerror, str(target)) from error
         raise
     _sync(target.parent)
 

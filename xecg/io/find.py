@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from xecg.errors import DataMissing
+from xecg.errors import DataMissing, ReadError
 
-__all__ = ["find_records"]
+__all__ = ["find_records", "no_records"]
 
 _OWN = frozenset((".npy", ".npz", ".edf", ".bdf", ".dcm", ".h5", ".hdf5", ".xml"))
 _TABLES = frozenset((".csv", ".tsv"))
@@ -31,6 +32,19 @@ def find_records(root: str | os.PathLike[str]) -> list[Path]:
     if start.exists() or start.with_name(start.name + ".hea").exists():
         return [start]
     raise DataMissing(f"{start} does not exist; needed a file or a folder with recordings")
+
+
+def no_records(roots: Iterable[str | os.PathLike[str]]) -> ReadError:
+    """What to say where `find_records` lists nothing under any of these folders."""
+    named = [os.fspath(root) for root in roots]
+    files = sum(len(names) for root in named for _, _, names in os.walk(root))
+    return ReadError(
+        ", ".join(named),
+        "content",
+        f"no recording, and {files:,} other files" if files else "no recording: the folder is empty",
+        "needed WFDB headers (.hea), EDF (.edf), tables of numbers (.csv) or arrays (.npy, .npz)",
+        "Name the folder that holds them, or a file. Links to folders are not followed.",
+    )
 
 
 def _walk(root: str) -> list[Path]:

@@ -115,8 +115,8 @@ def embed_archive(
     The record id is the path below its root without suffix. Refused records go to `OUT.errors.jsonl`; if all
     are, the table is empty. The same inputs, model and options give the same bytes. A table of more than 100,000 rows
     is a folder of files with a manifest, which pyarrow and pandas read as one.
-    Raises ReadError when two inputs have one record id or no input holds a recording, SpecError on a bad option or when
-    another process writes `out`, and OSError when `out` cannot be written (before the first record is read).
+    Raises ReadError when two inputs have one record id or no input holds a recording, SpecError (before the first
+    record is read) on a bad option, when another process writes `out` or when it cannot be written, and OSError when its disk is full.
     """
     token_s = model.spec.patch / (model.spec.rate or 20_000)  # the highest rate that a recording can have
     for name, value, none in (("window_s", window_s, "a row per record"), ("context_s", context_s, "the whole record")):

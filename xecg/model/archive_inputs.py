@@ -40,7 +40,7 @@ def list_inputs(roots: Sequence[str | Path], *, leave_out: Path) -> list[Input]:
 
     Raises ReadError when two records have one id, and when there is none.
     """
-    from xecg.io import find_records
+    from xecg.io.find import find_records, no_records
 
     found: dict[str, Input] = {}
     for root in map(Path, roots):
@@ -59,8 +59,7 @@ def list_inputs(roots: Sequence[str | Path], *, leave_out: Path) -> list[Input]:
                 record_id, source, path, *_state(files.get((str(path.parent), _stem(path.name)), []))
             )
     if not found:
-        where = ", ".join(map(str, roots))
-        raise ReadError(where, "content", "no recording", "needed a file that xecg.read can read")
+        raise no_records(roots)
     return [found[record_id] for record_id in sorted(found)]
 
 

@@ -46,10 +46,17 @@ _MANIFEST = "_manifest.json"  # readers of Parquet folders pass over names that 
 
 
 def check_output(out: str | Path) -> Path:
-    """`out` as a Path. Raises SpecError when it is a folder that is no table."""
+    """`out` as a Path. Raises SpecError when it is a folder that is no table, and where nothing can be written."""
+    from xecg.io.outputs import check_output as check
+
     out = Path(out)
-    if out.is_dir() and not (out / _MANIFEST).exists():
+    if (out / _MANIFEST).exists():
+        return out
+    if out.is_dir():
         raise SpecError(f"output {out} is a folder; needed the name of a file, such as {out / 'embeddings.parquet'}")
+    if out.parent.exists():
+        check(out)
+    check(f"{out}.partial", folder=True)
     return out
 
 
@@ -100,7 +107,11 @@ def working_folder(out: Path) -> Iterator[Path]:
         lock.flush()
         remove_stale(folder)
         remove_stale(out.parent)
-        yield folder
+        try:
+            yield folder
+        finally:
+            if folder.exists() and os.listdir(folder) == ["lock"]:  # nothing was done that a next run could take
+                shutil.rmtree(folder)
 
 
 # Parts: one .npz each (named .part: it is no recording), whose CRCs tell a damaged one.
