@@ -49,7 +49,7 @@ def _predictions(task_id, y, score_, *, time_s=None, record=None, classes=None, 
     task = load_task(task_id)
     n = len(y)
     facts = TaskFacts(
-        task_id, "1", "m", task.kind, classes or task.classes, {}, task.metric, True, False, 20, 0, profile
+        task_id, "1", "m", task.kind, classes or task.classes, {}, task.metric, True, False, 0, profile
     )  # fmt: skip
     record = np.array(["r"] * n if record is None else record)
     time_s = np.full(n, np.nan) if time_s is None else np.asarray(time_s, float)

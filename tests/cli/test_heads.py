@@ -97,7 +97,7 @@ def test_a_head_of_peaks_prints_their_times_and_states_its_error(archive, tmp_pa
 def test_a_causal_heads_answers_are_of_the_time_that_they_speak_of(archive, tmp_path):
     """Read a token later, the same peaks are at the same times: a head of `after` 1 is no quarter of a second late."""
     task, data = peaks_task(archive)
-    fitted = fit_head(task, data, load("tiny-causal"), after=1, resamples=20)
+    fitted = fit_head(task, data, load("tiny-causal"), after=1)
     name = fitted.scored["per_record"][0]["record"]
     recording = read(archive.parent / f"{name}.hea")
     found = predict(recording, load("tiny-causal"), fitted.head).time_s
