@@ -6,6 +6,7 @@
 #include <array>
 
 #include "../cuda/frontend_row.cuh"
+#include "../cuda/frontend_stream.cuh"
 
 namespace xecg {
 namespace cuda {
@@ -33,8 +34,8 @@ struct FrontendCall {
 
 // shared() gives the bytes that a block may ask for; rows(arguments, stages, stream) and tiled(arguments, scratch, pad, stream)
 // raise or return nothing.
-template <class Shared, class Rows, class Tiled>
-void define_frontend(pybind11::module_& m, Shared shared, Rows rows, Tiled tiled) {
+template <class Shared, class Rows, class Tiled, class Live>
+void define_frontend(pybind11::module_& m, Shared shared, Rows rows, Tiled tiled, Live live) {
     namespace py = pybind11;
     m.attr("frontend_most_sections") = frontend_most_sections;
     m.attr("frontend_most_stages") = row_most_stages;
@@ -68,6 +69,34 @@ void define_frontend(pybind11::module_& m, Shared shared, Rows rows, Tiled tiled
         a.steady = reinterpret_cast<const float*>(plan[3]);
         tiled(a, reinterpret_cast<float*>(scratch), pad, stream);
     });
+    // As xecg._cpu's, all addresses on the device, and after them the room: 8 patients + patients rows (taps - 1 + n) bytes.
+    m.def("frontend_stream",
+          [live](const std::array<int64_t, 4>& sizes, uintptr_t slots, uintptr_t x, bool counts, int64_t x_patient,
+                 uintptr_t x_row, uintptr_t mv_per_count, uintptr_t baseline, uintptr_t gap, uintptr_t begin, int64_t sections,
+                 uintptr_t coefficients, bool subtract, float dc, const std::array<int64_t, 5>& resampler, uintptr_t fir,
+                 int64_t settle, bool zscore, double decay, float flat_std, const std::array<uintptr_t, 11>& s, uintptr_t y,
+                 uintptr_t ok, int64_t y_patient, uintptr_t y_row, uintptr_t refused, uintptr_t room, uintptr_t stream) {
+              FrontendStream a{};
+              a.patients = sizes[0], a.rows = sizes[1], a.n = sizes[2], a.m = sizes[3];
+              a.slots = reinterpret_cast<const int64_t*>(slots);
+              a.x = reinterpret_cast<const void*>(x), a.counts = counts, a.x_patient = x_patient;
+              a.x_row = reinterpret_cast<const int64_t*>(x_row);
+              a.mv_per_count = reinterpret_cast<const float*>(mv_per_count);
+              a.baseline = reinterpret_cast<const float*>(baseline);
+              a.gap = reinterpret_cast<const uint8_t*>(gap), a.begin = reinterpret_cast<const int64_t*>(begin);
+              a.sections = sections, a.coefficients = reinterpret_cast<const float*>(coefficients);
+              a.subtract = subtract, a.dc = dc, a.fir = reinterpret_cast<const float*>(fir);
+              a.up = resampler[0], a.down = resampler[1], a.half = resampler[2], a.taps = resampler[3], a.offset = resampler[4];
+              a.settle = settle, a.zscore = zscore, a.decay = decay, a.flat_std = flat_std;
+              a.state = FrontendStreamState{
+                  reinterpret_cast<float*>(s[0]),   reinterpret_cast<float*>(s[1]),   reinterpret_cast<uint8_t*>(s[2]),
+                  reinterpret_cast<float*>(s[3]),   reinterpret_cast<uint8_t*>(s[4]), reinterpret_cast<int64_t*>(s[5]),
+                  reinterpret_cast<double*>(s[6]),  reinterpret_cast<float*>(s[7]),   reinterpret_cast<uint8_t*>(s[8]),
+                  reinterpret_cast<int64_t*>(s[9]), reinterpret_cast<int64_t*>(s[10])};
+              a.y = reinterpret_cast<float*>(y), a.ok = reinterpret_cast<uint8_t*>(ok), a.y_patient = y_patient;
+              a.y_row = reinterpret_cast<const int64_t*>(y_row), a.refused = reinterpret_cast<uint8_t*>(refused);
+              live(a, reinterpret_cast<void*>(room), stream);
+          });
 }
 
 }  // namespace cuda

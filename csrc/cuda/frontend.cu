@@ -1,7 +1,9 @@
-// Offline front end on NVIDIA GPUs. Layouts and steps: frontend_row.cuh, frontend.cuh. Not yet run on a GPU.
+// Offline front end on NVIDIA GPUs. Layouts and steps: frontend_row.cuh, frontend.cuh, the
+// live one's frontend_stream.cuh. Not yet run on a GPU.
 #include <cuda_runtime_api.h>
 
 #include "frontend_row.cuh"
+#include "frontend_stream.cuh"
 
 namespace xecg {
 namespace cuda {
@@ -40,6 +42,26 @@ __global__ void __launch_bounds__(Body::max_threads, Body::resident) row_kernel(
     body(thread);
 }
 
+template <class Body>
+__global__ void __launch_bounds__(lanes) stream_kernel(const __grid_constant__ Body body) {
+    DeviceThread<1> thread;
+    body(thread);
+}
+
+struct StreamLaunch {
+    cudaStream_t stream;
+
+    template <class Body>
+    int operator()(const Body& body) const {
+        const StreamGrid grid = body.grid();
+        const cudaError_t error =
+            cudaFuncSetAttribute(stream_kernel<Body>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(grid.shared));
+        if (error != cudaSuccess) return int(error);
+        stream_kernel<Body><<<unsigned(grid.warps), lanes, size_t(grid.shared), stream>>>(body);
+        return int(cudaGetLastError());
+    }
+};
+
 struct RowLaunch {
     cudaStream_t stream;
 
@@ -64,6 +86,11 @@ int64_t frontend_shared_bytes() {
 int frontend_rows(const Frontend& a, const FrontendRowStages& stages, cudaStream_t stream) {
     RowLaunch launch{stream};
     return frontend_rows(a, stages, launch);
+}
+
+int frontend_stream(const FrontendStream& a, void* room, cudaStream_t stream) {
+    StreamLaunch launch{stream};
+    return frontend_stream(a, room, launch);
 }
 
 int frontend(const Frontend& a, float* scratch, int64_t pad, cudaStream_t stream) {

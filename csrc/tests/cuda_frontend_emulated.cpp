@@ -52,6 +52,19 @@ struct Rows {
     }
 };
 
+struct Live {
+    template <class Body>
+    int operator()(const Body& body) const {
+        const StreamGrid grid = body.grid();
+        if (grid.shared > shared_bytes) throw std::runtime_error("a launch that no GPU would take");
+        tests::Emulator emulator;
+        emulator.descending = descending;
+        for (int64_t k = 0; k < grid.warps; ++k)
+            emulator.run<tests::EmulatedThread<1>>(body, 1, lanes, grid.shared, descending ? grid.warps - 1 - k : k, 0);
+        return 0;
+    }
+};
+
 }  // namespace xecg::cuda
 
 PYBIND11_MODULE(cuda_frontend_emulated, m) {
@@ -63,5 +76,9 @@ PYBIND11_MODULE(cuda_frontend_emulated, m) {
             Rows launch;
             frontend_rows(a, stages, launch);
         },
-        &emulate);
+        &emulate,
+        [](const xecg::FrontendStream& a, void* room, uintptr_t) {
+            Live launch;
+            frontend_stream(a, room, launch);
+        });
 }

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -22,8 +23,9 @@ from tests.ops.gpu_cases import poisoned
 from tests.tolerances import FRONTEND_DB, FRONTEND_TILED, FRONTEND_Z
 from xecg.errors import ShapeError, SpecError
 from xecg.ops.cuda import frontend as gpu
-from xecg.signal import STANDARD_LEADS, ECGFrontend, FilterSpec, SignalSpec, device
+from xecg.signal import STANDARD_LEADS, ECGFrontend, FilterSpec, ModelInput, SignalSpec, device, kernel, live
 from xecg.signal.arrays import run_offline
+from xecg.signal.plan import FLAT_STD_MV
 
 ROOT = Path(__file__).resolve().parents[2]
 _SLOW = SignalSpec(rate=None, resample="none", filters=(FilterSpec("bandpass", 2, 0.05, 150.0),))
@@ -244,3 +246,128 @@ def test_without_the_module_a_gpu_tensor_is_served_by_the_host(monkeypatch: pyte
     monkeypatch.setattr(device, "Tensor", SimpleNamespace)
     frontend = ECGFrontend("poly", in_rate=500.0, leads=STANDARD_LEADS)
     assert device.apply(frontend, there, None, None) == (1, 2) and len(seen) == 1  # type: ignore[arg-type]
+
+
+_LIVE: dict[str, tuple[SignalSpec | str, float]] = {
+    "causal": ("causal", 500.0),
+    "causal, 360>100": ("causal", 360.0),
+    "causal, 257>100": ("causal", 257.0),
+    "0.05 Hz": (replace(_SLOW, phase="causal"), 1000.0),
+    "low-pass": (SignalSpec(phase="causal", filters=(FilterSpec("lowpass", 4, high_hz=40.0),)), 500.0),
+    "up": (SignalSpec(rate=1200.0, phase="causal", filters=_TWO_STAGES.filters, normalise="causal-zscore"), 500.0),
+    "resampling only": (SignalSpec(phase="causal"), 500.0),
+}
+
+
+@pytest.fixture(params=["emulated", "emulated backwards", pytest.param("cuda", marks=_GPU)])
+def live_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Front-end streams run their chunks through the device's kernel, their state there and back each time."""
+    where = "cuda" if request.param == "cuda" else "cpu"
+    module = gpu.native() if where == "cuda" else request.getfixturevalue("emulated")
+    if where == "cpu":
+        module.pretend(227 << 10, request.param == "emulated backwards")
+
+    def run(
+        self: live.CompiledSlots,
+        slots: np.ndarray,
+        chunk: live.Chunk,
+        *,
+        gap: np.ndarray | None = None,
+        begin: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        there: list[Tensor] = []
+
+        def put(a: np.ndarray | None) -> int:
+            if a is None:
+                return 0
+            there.append(torch.from_numpy(np.ascontiguousarray(a)).to(where))
+            return there[-1].data_ptr()
+
+        plan, given, n = self._plan, self._numbers, chunk.x.shape[-1]
+        first, taps = int(self._state["samples"][slots[0]]), self._numbers.fir.shape[1]
+        m = plan.output_length(first + n) - plan.output_length(first)
+        y = torch.zeros(len(slots), chunk.leads_out, m, device=where)
+        ok, refused = torch.zeros(y.shape, dtype=torch.uint8, device=where), torch.full((len(slots),), 9, device=where)
+        refused = refused.to(torch.uint8)
+        room = torch.full((8 * len(slots) + len(slots) * self._rows * (max(taps - 1, 0) + n),), 255, device=where)
+        room = room.to(torch.uint8)
+        poly = [plan.up, plan.down, plan.half, taps, -first * plan.up % plan.down]
+        state = [put(a) for a in self._state.values()]
+        held = list(there)
+        module.frontend_stream(
+            [len(slots), self._rows, n, m], put(slots), put(chunk.x), chunk.x.dtype == np.int16, chunk.x[0].size,
+            put(chunk.x_rows * n), put(chunk.scale), put(chunk.baseline), put(gap), put(begin), len(plan.sos),
+            put(given.coefficients), given.subtract, given.dc, poly if plan.resample == "poly" else [0, 1, 0, 0, 0], put(given.fir),
+            plan.settle, plan.spec.normalise == "causal-zscore", plan.decay[1], FLAT_STD_MV, state, y.data_ptr(), ok.data_ptr(),
+            chunk.leads_out * m, put(chunk.y_rows * m), refused.data_ptr(), room.data_ptr(), 0,
+        )  # fmt: skip
+        for a, t in zip(self._state.values(), held):
+            a[...] = t.cpu().numpy()
+        return y.cpu().numpy(), ok.cpu().numpy() > 0, refused.cpu().numpy() > 0
+
+    monkeypatch.setattr(kernel, "native", lambda: SimpleNamespace())
+    monkeypatch.setattr(live.CompiledSlots, "run", run)
+
+
+def _defined(frontend: ECGFrontend, signal: np.ndarray, **counts: float) -> ModelInput:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "native", lambda: None)
+        return frontend.apply(signal, **counts)
+
+
+def _agree(found: ModelInput, expected: ModelInput) -> None:
+    assert np.array_equal(found.mask, expected.mask) and found.mask.mean() > 0
+    good = expected.mask
+    assert not found.x[~good].any()
+    signal, error = (np.square(a[good].astype(np.float64)).mean() for a in (expected.x, found.x - expected.x))
+    assert 10 * np.log10(signal / error) >= FRONTEND_DB
+
+
+@pytest.mark.parametrize("name", _LIVE)
+@pytest.mark.usefixtures("live_kernel")
+def test_live_parity_with_the_definition_with_gaps(name: str) -> None:
+    spec, rate = _LIVE[name]
+    frontend = ECGFrontend(spec, in_rate=rate, leads=STANDARD_LEADS)
+    signal = records(int(8 * rate), rate, batch=3)
+    _agree(frontend.apply(signal), _defined(frontend, signal))
+    signal[0, 3, :200] = signal[1, 5, 600:610] = signal[2, 7, 900:1200] = np.nan
+    _agree(frontend.apply(signal), _defined(frontend, signal))
+
+
+@pytest.mark.usefixtures("live_kernel")
+def test_live_chunks_slots_and_companions_change_no_bit_and_counts_are_scaled() -> None:
+    frontend = ECGFrontend("causal", in_rate=360.0, leads=("II", "V5", "V1"))
+    counts = np.round(records(1500, 360.0, batch=14, leads=3) * 217.0).astype(np.int16)
+    whole = frontend.apply(counts, gain=217.0, baseline=3.0)
+    _agree(whole, _defined(frontend, counts, gain=217.0, baseline=3.0))
+    rng, stream = np.random.default_rng(1), frontend.stream(20)
+    slots, at, got = rng.permutation(20)[:14], 0, [[] for _ in counts]  # type: ignore[var-annotated]
+    while at < counts.shape[-1]:
+        n = int(rng.choice([1, 17, 36, 200]))
+        for k in (rows := rng.permutation(14)).reshape(2, 7) if n > 20 else rows[None]:
+            for p, out in zip(k, stream.push_many(slots[k], counts[k, :, at : at + n], gain=217.0, baseline=3.0)):
+                got[p].append(out)
+        at += n
+    for p, parts in enumerate(got):
+        for found, expected in zip((np.concatenate(a, axis=-1) for a in zip(*parts)), whole):
+            assert np.array_equal(found, expected[p])
+
+
+@pytest.mark.usefixtures("live_kernel")
+def test_a_live_patient_with_a_sample_that_is_none_is_refused_and_keeps_its_state() -> None:
+    frontend = ECGFrontend("causal", in_rate=500.0, leads=STANDARD_LEADS)
+    stream = frontend.stream(3)
+    signal = records(300, 500.0, batch=3)
+    slots = stream._slots
+    assert isinstance(slots, live.CompiledSlots)
+    rows = np.arange(12)
+    slots.run(np.arange(3), live.Chunk(signal[..., :100].copy(), rows, rows, 12))
+    before = {name: a.copy() for name, a in slots._state.items()}
+    chunk = signal[..., 100:200].copy()
+    chunk[1, 4, 99], chunk[2, 11, 0] = np.nan, -2e12
+    y, ok, refused = slots.run(np.arange(3), live.Chunk(chunk, rows, rows, 12))
+    assert refused.tolist() == [False, True, True] and not y[1:].any() and y[0].any() and ok[0].any()
+    for name, a in slots._state.items():
+        assert np.array_equal(a[1:], before[name][1:]) and (
+            name in ("shift", "started", "seen", "run", "valid") or (a[0] != before[name][0]).any()
+        )
