@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BASE_FLOPS", "Work", "frontend", "mlstm", "rows", "slstm"]
+__all__ = ["BASE_FLOPS", "Work", "frontend", "frontend_moved", "mlstm", "rows", "slstm"]
 
 BASE_FLOPS = 4.609e9  # of `base`, a 10-s ECG forward, by torch's flop counter
 _CHUNK = 128  # steps, of the chunkwise form of long rows
@@ -52,7 +52,7 @@ def slstm(B: int, T: int, H: int, D: int, *, backward: bool = False, item: int =
 
 
 def frontend(records: int, leads: int, n: int, m: int, *, item_in: int = 2, item_out: int = 2) -> Work:
-    """Counts in once, a model's input out once (as bfloat16, as the encoder reads it); operations are not what it waits for."""
+    """Counts in once, a model's input out once (as bfloat16, as the encoder reads it); its operations are none of matrix products."""
     return Work(float(records * leads * (n * item_in + m * item_out)), 0.0)
 
 
@@ -66,3 +66,12 @@ def rows(
     once = sum(items_in) + sum(items_out)
     back = 2 * sum(items_in) + sum(items_out) if backward else 0
     return Work(float(count * width * (once + back)), 0.0)
+
+
+def frontend_moved(records: int, leads: int, n: int, m: int, *, item_in: int = 2) -> float:
+    """Bytes that `apply_tensor` moves of rows that stay in shared memory (csrc/cuda/frontend_row.cuh).
+
+    Counts in, float32 out, a mask of bytes out; of each row two addresses, scale and baseline in, its state out.
+    """
+    row_bytes = 2 * 8 + 2 * 4 + 1
+    return float(records * leads * (n * item_in + m * (4 + 1) + row_bytes))

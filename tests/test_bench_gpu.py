@@ -65,6 +65,7 @@ def test_floors_are_those_counted_by_hand(work: floors.Work, megabytes: float, g
 
 def test_a_record_of_counts_moves_144_kilobytes() -> None:
     assert floors.frontend(1, 12, 5000, 1000).bytes == 144_000
+    assert floors.frontend_moved(1, 12, 5000, 1000) == pytest.approx(1.25 * 144_000, rel=0.01)
 
 
 def test_backward_moves_two_more_times_what_forward_moves() -> None:

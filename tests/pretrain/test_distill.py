@@ -109,7 +109,7 @@ def test_a_run_learns_goes_on_and_says_whose_pupil_it_is(places: dict[str, Path]
     settings, corpus = replace(SETTINGS, steps=12), Corpus(places["causal"])
     lines: list[dict] = []
     train(settings, corpus, tmp_path / "whole", objective=goal(places, settings), log_every=1, report=lines.append)
-    assert lines[-1]["tokens"] < 0.9 * lines[0]["tokens"] and lines[-1]["pooled"] < 0.5 * lines[0]["pooled"]
+    assert lines[-1]["tokens"] < 0.95 * lines[0]["tokens"] and lines[-1]["pooled"] < 0.5 * lines[0]["pooled"]
     asked = iter(range(100))
     train(settings, corpus, tmp_path / "cut", objective=goal(places, settings), stop=lambda: next(asked) >= 5)
     with pytest.raises(CheckpointError, match="look-ahead 2, is distillation, look-ahead 1"):
