@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +70,19 @@ def assert_half_parity(call: Call, inputs: dict[str, Tensor], backend: str, dtyp
     assert found.dtype == dtype
     floor = rms_error(exact.to(dtype), exact)
     assert rms_error(found, exact) <= HALF_RMS_FACTOR * floor + 1e-12
+
+
+def why_no_interpreter() -> str:
+    """Why Triton's interpreter cannot run a loop with these packages, or "": 3.6 wants int() of an array, which NumPy 2.4 refuses."""
+    import triton
+
+    try:
+        int(numpy.zeros(1))
+    except TypeError:
+        text = (Path(triton.__file__).parent / "runtime" / "interpreter.py").read_text(encoding="utf-8")
+        if "int(self.handle.data))" in text:
+            return f"the interpreter of triton {triton.__version__} needs numpy < 2.4, not {numpy.__version__}"
+    return ""
 
 
 def rerun_under_isa(test_file: str, isa: str) -> None:
