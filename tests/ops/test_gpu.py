@@ -86,8 +86,10 @@ def test_same_call_same_bits_and_rows_do_not_see_their_order(op: str, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"])
-def test_a_long_row_alone_has_the_bits_that_it_has_among_companions(dtype: torch.dtype) -> None:
-    B, T, H, D = 24, 1700, 4, 128  # alone its segments run side by side, among companions one after the other
+@pytest.mark.parametrize("sizes", [(24, 1700, 4, 128), (64, 40, 4, 256)], ids=["long", "short"])
+def test_a_row_alone_has_the_bits_that_it_has_among_companions(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Alone, segments of a long row run side by side and value features of a short one have programs of their own."""
+    B, T, H, D = sizes
     q, k = (torch.randn(B, T, H, D, device="cuda").abs().to(dtype) for _ in range(2))
     v, given = (torch.randn(B, T, H, D, device="cuda").to(dtype) for _ in range(2))
     every = [q, k, v, torch.randn(B, T, H, device="cuda"), 3 + torch.randn(B, T, H, device="cuda")]
