@@ -18,8 +18,10 @@ from benchecg.tasks.base import Task, TaskData
 from xecg.errors import SpecError
 
 if TYPE_CHECKING:
-    from benchecg.protocols.features import Features
-    from benchecg.protocols.finetune import Plan
+    from benchecg.covariates import Covariates
+    from benchecg.protocols.features import Features, RecordTokens
+    from benchecg.protocols.finetune import Plan, Tuned
+    from benchecg.protocols.peak_head import PeakProbe
 
 __all__ = ["PROTOCOLS", "Answer", "answer", "unsuited"]
 
@@ -30,7 +32,11 @@ PROTOCOLS = {
     "few-10": "linear probe, 10 % of the labels",
     "finetune": "full fine-tuning",
 }
-_NO_NEIGHBOURS = {"survival": "neighbours have no hazard", "panel": "neighbours do not answer every question"}
+_NO_NEIGHBOURS = {
+    "survival": "neighbours have no hazard",
+    "panel": "neighbours do not answer every question",
+    "peaks": "neighbours have no times",
+}
 _FRACTION = {"few-1": 0.01, "few-10": 0.10}
 
 
@@ -38,8 +44,8 @@ _FRACTION = {"few-1": 0.01, "few-10": 0.10}
 class Answer:
     """score, valid: of the test units. found: of a peaks task instead, record index → (time_s, height) of its peaks.
 
-    others: scores of further seeds, where training has some. width: of the features, None of a detector. protocol: what is stored
-    and printed, with a `summary`. blocks, cached: of features.
+    others: scores (of a peaks task: peaks) of further seeds, where training has some. width: of the features, None of a detector.
+    protocol: what is stored and printed, with a `summary`. blocks, cached: of features.
     """
 
     protocol: dict[str, Any]
@@ -49,19 +55,19 @@ class Answer:
     score: np.ndarray | None = None
     valid: np.ndarray | None = None
     found: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
-    others: tuple[np.ndarray, ...] = ()
+    others: tuple[Any, ...] = ()
 
 
 def unsuited(task: Task, adapter: Adapter, protocol: str = "probe", covariates: tuple[str, ...] = ()) -> str | None:
     """Why this adapter cannot be asked this task by this protocol with these covariates; None when it can."""
-    if task.kind == "peaks" and protocol != "probe":
-        return f"a peaks task has only the linear probe, not {PROTOCOLS[protocol]}"
+    if task.kind == "peaks" and protocol in _FRACTION:
+        return f"a peaks task has the linear probe and fine-tuning, not {PROTOCOLS[protocol]}"
     if task.kind in _NO_NEIGHBOURS and protocol == "knn":
         return f"a {task.kind} task has no k nearest neighbours: {_NO_NEIGHBOURS[task.kind]}"
     if task.kind != "peaks" and hasattr(adapter, "peaks_s"):
         return f"{adapter.id} finds peaks and has no features; {task.id} asks for something else"
     if protocol == "finetune":
-        return _untrainable(adapter, covariates)
+        return _untrainable(adapter) or withheld(task, covariates)
     return withheld(task, covariates)
 
 
@@ -86,23 +92,25 @@ def answer(
     if reason:
         raise SpecError(reason)
     if task.kind == "peaks":
+        if protocol == "finetune":
+            return _tuned_peaks(task, data, adapter, data_sha256, plan, cache, progress)
         ask = _detected if hasattr(adapter, "peaks_s") else _peaks
         return ask(task, data, adapter, data_sha256, cache, progress)
     features = unit_features(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
-    if protocol == "finetune":
-        return _tuned(task, data, adapter, features, data_sha256, plan, cache, progress)
     train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
     facts: dict[str, Any] = {"name": PROTOCOLS[protocol], "refit_on": "train and val", "grid": list(C_GRID)}
     if protocol in _FRACTION:
         train = few_label_train(task, data, fraction=_FRACTION[protocol], subset=subset)
         facts |= {"refit_on": "the subset alone", "fraction": _FRACTION[protocol], "subset": subset}
-    values = features.values
+    values, known = features.values, None
     if covariates:
         known = covariates_of(
             task, data, covariates, fit=train & features.valid, data_sha256=data_sha256, cache=cache, progress=progress
         )
         values = np.concatenate([values, known.columns], 1)
         facts |= known.facts()
+    if protocol == "finetune":
+        return _tuned(task, data, adapter, features, known, data_sha256, plan, cache, progress)
     arguments = {"features": values, "valid": features.valid, "label": data.label}
     parts = {"train": train, "val": val, "test": test}
     if protocol == "knn":
@@ -123,10 +131,10 @@ def answer(
     )
 
 
-def _untrainable(adapter: Adapter, covariates: tuple[str, ...]) -> str | None:
+def _untrainable(adapter: Adapter) -> str | None:
     from benchecg.protocols.finetune import untrainable
 
-    return untrainable(adapter) or ("fine-tuning takes no covariates" if covariates else None)
+    return untrainable(adapter)
 
 
 def _tuned(
@@ -134,6 +142,7 @@ def _tuned(
     data: TaskData,
     adapter: Adapter,
     features: Features,
+    known: Covariates | None,
     data_sha256: str,
     plan: Plan | None,
     cache: Path | None,
@@ -141,10 +150,45 @@ def _tuned(
 ) -> Answer:
     from benchecg.protocols.finetune import fine_tune
 
+    beside = None if known is None else known.columns
+    values = features.values if beside is None else np.concatenate([features.values, beside], 1)
+    parts = {s: data.in_split(s) for s in ("train", "val", "test")}
+    probe = linear_probe(task, features=values, valid=features.valid, label=data.label, refit=False, **parts)
+    assert probe.head is not None
     tuned = fine_tune(
-        task, data, adapter, features=features.values, valid=features.valid, data_sha256=data_sha256, plan=plan,
-        cache=cache, progress=progress,
+        task, data, adapter, start=probe.head, beside=beside, data_sha256=data_sha256, plan=plan, cache=cache,
+        progress=progress,
     )  # fmt: skip
+    facts = _tuned_facts(task, tuned) | ({} if known is None else known.facts())
+    return Answer(
+        facts, tuned.width, features.blocks, features.cached, score=tuned.scores[0], valid=tuned.valid,
+        others=tuned.scores[1:],
+    )  # fmt: skip
+
+
+def _tuned_peaks(
+    task: Task,
+    data: TaskData,
+    adapter: Adapter,
+    data_sha256: str,
+    plan: Plan | None,
+    cache: Path | None,
+    progress: Callable[[Iterable], Iterable],
+) -> Answer:
+    from benchecg.protocols.finetune import fine_tune
+
+    given = record_tokens(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    probe = _peak_probe(task, data, given, refit=False)
+    tuned = fine_tune(
+        task, data, adapter, start=probe.head, data_sha256=data_sha256, plan=plan, cache=cache, progress=progress
+    )
+    facts = _tuned_facts(task, tuned) | {"outputs": probe.outputs, "theta": tuned.thetas[0]}
+    facts["theta_by_seed"] = {str(seed): theta for seed, theta in enumerate(tuned.thetas)}
+    return Answer(facts, tuned.width, given.blocks, given.cached, found=tuned.scores[0], others=tuned.scores[1:])
+
+
+def _tuned_facts(task: Task, tuned: Tuned) -> dict[str, Any]:
+    """The protocol entry of a fine-tuned result."""
     chosen = tuned.recipe
     facts: dict[str, Any] = {"name": PROTOCOLS["finetune"], "refit_on": "train alone", "converged": True}
     facts |= {name: getattr(chosen, name) for name in chosen.__dataclass_fields__ if name != "seed"}
@@ -161,10 +205,7 @@ def _tuned(
         f"chosen on validation with seed 0, epoch {tuned.epochs[0]} of at most {chosen.epochs} kept; the figures are of seed 0; "
         f"{task.metric} over {len(tuned.test)} seeds {mean}, deviation {spread}"
     )
-    return Answer(
-        facts, tuned.width, features.blocks, features.cached, score=tuned.scores[0], valid=tuned.valid,
-        others=tuned.scores[1:],
-    )  # fmt: skip
+    return facts
 
 
 def _summary(facts: dict[str, Any]) -> str:
@@ -191,10 +232,7 @@ def _peaks(
     progress: Callable[[Iterable], Iterable],
 ) -> Answer:
     given = record_tokens(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
-    truth_s = {i: np.sort(data.time_s[data.record == i]) for i in given.tokens}
-    train, val, test = (_indices(data, s) for s in ("train", "val", "test"))
-    reading = READINGS[task.profile]
-    probe = peak_probe(given.tokens, truth_s, train=train, val=val, test=test, reading=reading)
+    reading, probe = READINGS[task.profile], _peak_probe(task, data, given)
     facts: dict[str, Any] = {
         "name": "linear probe, a value per 10 ms",
         "grid": list(C_GRID),
@@ -213,6 +251,14 @@ def _peaks(
     )
     width = next(iter(given.tokens.values())).values.shape[1]
     return Answer(facts, width, given.blocks, given.cached, found=probe.found)
+
+
+def _peak_probe(task: Task, data: TaskData, given: RecordTokens, *, refit: bool = True) -> PeakProbe:
+    truth_s = {i: np.sort(data.time_s[data.record == i]) for i in given.tokens}
+    train, val, test = (_indices(data, s) for s in ("train", "val", "test"))
+    return peak_probe(
+        given.tokens, truth_s, train=train, val=val, test=test, reading=READINGS[task.profile], refit=refit
+    )
 
 
 def _detected(

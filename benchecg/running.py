@@ -127,8 +127,9 @@ def run(
     groups = record_facts(loaded.task, loaded.data, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
     predictions = _predictions(loaded, name, given, groups=groups, seed=seed)
     write_predictions(out / PREDICTIONS_FILE, predictions)
+    field = "score" if given.found is None else "found"
     for number, others in enumerate(given.others, start=1):
-        other = _predictions(loaded, name, replace(given, score=others), groups=groups, seed=seed)
+        other = _predictions(loaded, name, replace(given, **{field: others}), groups=groups, seed=seed)
         write_predictions(out / f"predictions.seed-{number}.parquet", other)
     scored = score(read_predictions(out / PREDICTIONS_FILE))
     result = _result(

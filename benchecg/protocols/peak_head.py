@@ -3,7 +3,8 @@
 The head is a ridge regression (closed form, one solve per C of the grid) on the token's standardised features. Its target is a bell
 of 20 ms around each true peak instead of a single sample, so that the curve's top can be placed between samples
 (`xecg.signal.peaks.pick`). C and theta are chosen together on the validation records by F1 at ±75 ms (ties: the smaller C, then the
-smaller theta); the head is then fitted again on train and validation, and applied to the test records once.
+smaller theta); the head is then fitted again on train and validation, and applied to the test records once. Fine-tuning
+(`benchecg.protocols.peak_tuning`) starts from the head of the training records alone and reads its curves in the same way.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from benchecg.protocols.linear_probe import C_GRID, LinearMap
 from xecg.errors import SpecError
 from xecg.signal import peaks
 
-__all__ = ["READINGS", "THETA_GRID", "PeakProbe", "Reading", "above", "peak_probe"]
+__all__ = [
+    "READINGS",
+    "THETA_GRID",
+    "PeakProbe",
+    "Picked",
+    "Reading",
+    "above",
+    "best_theta",
+    "heights_of",
+    "peak_probe",
+    "target_of",
+]
 
 THETA_GRID = tuple(round(0.05 * i, 2) for i in range(1, 20))
 _STEP_S = 0.010  # one output per 10 ms of a token: 25 for the 0.25 s tokens of xECG
@@ -27,7 +39,7 @@ _BELL_S = 0.020
 _TOLERANCE_S = 0.075  # of the choice: ±10 ms is near the jitter of the marks
 
 
-Picked = tuple[np.ndarray, np.ndarray]
+Picked = tuple[np.ndarray, np.ndarray]  # time_s and height, of a curve or of the peaks in it
 
 
 def above(time_s: np.ndarray, height: np.ndarray, *, theta: float) -> Picked:
@@ -55,7 +67,7 @@ READINGS = {  # by profile; of the published scripts: a probability above one ha
 class PeakProbe:
     """found: record index → (time_s, height) of the peaks picked in each test record. outputs: values a token.
 
-    c, theta: chosen. validation: F1 at ±75 ms of each C at its best theta. head: what gave the curves.
+    c, theta: chosen. validation: F1 at ±75 ms of each C at its best theta. head: what gave the curves, `outputs` heights a token.
     """
 
     found: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -73,7 +85,7 @@ class _Head:
     def __init__(self, tokens: Iterable[Tokens], truth_s: Iterable[np.ndarray], outputs: int) -> None:
         pairs = list(zip(tokens, truth_s))
         x = np.concatenate([t.values for t, _ in pairs]).astype(np.float64)
-        y = np.concatenate([_target(_grid(t, outputs), s) for t, s in pairs])
+        y = np.concatenate([target_of(_grid(t, outputs), s) for t, s in pairs])
         deviation = x.std(0)
         self._centre, self._scale = x.mean(0), np.where(deviation > 1e-12, deviation, 1.0)
         self._offset = y.mean(0)
@@ -87,6 +99,7 @@ class _Head:
         return (tokens.values - self._centre) / self._scale @ self._weights(c) + self._offset
 
     def linear(self, c: float) -> LinearMap:
+        """The same as a map of tokens to `outputs` heights."""
         return LinearMap(self._weights(c).T, self._offset, self._centre, self._scale)
 
     def _weights(self, c: float) -> np.ndarray:
@@ -99,7 +112,13 @@ def _grid(tokens: Tokens, outputs: int) -> np.ndarray:
     return tokens.start_s[:, None] + tokens.length_s[:, None] * (np.arange(outputs) + 0.5) / outputs
 
 
-def _target(grid_s: np.ndarray, truth_s: np.ndarray) -> np.ndarray:
+def heights_of(token_s: float) -> int:
+    """How many heights a token of `token_s` seconds has."""
+    return int(np.clip(round(token_s / _STEP_S), 1, _MOST_OUTPUTS))
+
+
+def target_of(grid_s: np.ndarray, truth_s: np.ndarray) -> np.ndarray:
+    """Heights at the times `grid_s` that true peaks at `truth_s` (ascending) ask for; same shape."""
     if not len(truth_s):
         return np.zeros(grid_s.shape)
     after = np.clip(np.searchsorted(truth_s, grid_s), 1, len(truth_s) - 1) if len(truth_s) > 1 else np.zeros(1, int)
@@ -115,37 +134,38 @@ def peak_probe(
     val: list[int],
     test: list[int],
     reading: Reading = READINGS["corrected"],
+    refit: bool = True,
 ) -> PeakProbe:
-    """Fit, choose and pick. tokens, truth_s (ascending, s): by record index; train, val, test: record indices."""
+    """Fit, choose and pick. tokens, truth_s (ascending, s): by record index; train, val, test: record indices.
+
+    refit=False keeps the head of the training records alone. Raises SpecError.
+    """
     if not train or not val:
         raise SpecError(f"{len(train)} training and {len(val)} validation records have tokens; needed some of each")
     length_s = float(np.median(np.concatenate([tokens[i].length_s for i in train])))
-    outputs = int(np.clip(round(length_s / _STEP_S), 1, _MOST_OUTPUTS))
+    outputs = heights_of(length_s)
     head = _Head([tokens[i] for i in train], [truth_s[i] for i in train], outputs)
-    best = {c: _best_theta(head, c, tokens, truth_s, val, outputs, reading) for c in C_GRID}
+    best = {c: best_theta(_curves(head, c, tokens, val, outputs), truth_s, reading) for c in C_GRID}
     c = max(C_GRID, key=lambda each: (best[each][0], -each))
     theta = best[c][1]
-    both = sorted(train + val)
-    head = _Head([tokens[i] for i in both], [truth_s[i] for i in both], outputs)
-    found = {i: _picked(head, c, tokens[i], outputs, theta, reading) for i in test}
+    if refit:
+        both = sorted(train + val)
+        head = _Head([tokens[i] for i in both], [truth_s[i] for i in both], outputs)
+    curves = _curves(head, c, tokens, test, outputs)
+    found = {i: reading.pick(*curve, theta=theta) for i, curve in curves.items()}
     validation: dict[str, float | None] = {f"{each:g}": value for each, (value, _) in best.items()}
     return PeakProbe(found, c, theta, outputs, validation, head.n, head.linear(c))
 
 
-def _picked(head: _Head, c: float, tokens: Tokens, outputs: int, theta: float, reading: Reading) -> Picked:
-    return reading.pick(_grid(tokens, outputs).ravel(), head.curve(tokens, c).ravel(), theta=theta)
+def _curves(head: _Head, c: float, tokens: Mapping[int, Tokens], records: list[int], outputs: int) -> dict[int, Picked]:
+    return {i: (_grid(tokens[i], outputs).ravel(), head.curve(tokens[i], c).ravel()) for i in records}
 
 
-def _best_theta(
-    head: _Head,
-    c: float,
-    tokens: Mapping[int, Tokens],
-    truth_s: Mapping[int, np.ndarray],
-    val: list[int],
-    outputs: int,
-    reading: Reading,
+def best_theta(
+    curves: Mapping[int, Picked], truth_s: Mapping[int, np.ndarray], reading: Reading
 ) -> tuple[float, float]:
-    picked = {i: _picked(head, c, tokens[i], outputs, reading.thetas[0], reading) for i in val}
+    """The best F1 over the records of `curves` at the reading's tolerance, and the smallest threshold that has it."""
+    picked = {i: reading.pick(*curve, theta=reading.thetas[0]) for i, curve in curves.items()}
     scores = []
     for theta in (
         reading.thetas

@@ -8,7 +8,7 @@ over several cores (a long record, a minute before a 10 s network) is trained in
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from benchecg.tasks.base import Task, TaskData
 from xecg.errors import SpecError
 from xecg.signal import ModelInput
 
-__all__ = ["Grid", "Inputs", "Tile", "Tiles", "batch_of", "features_of", "grid_of", "tiles_of"]
+__all__ = ["Cut", "Grid", "Inputs", "Tile", "Tiles", "batch_of", "cuts_of", "features_of", "grid_of", "tiles_of"]
 
 _RECORD_S = 60.0  # of one tile where the unit is the record
 _CORE_S, _MARGIN_S = 26.0, 5.0  # where units are instants: 36 s with both margins, as the published beat task
@@ -52,6 +52,16 @@ class Tile:
     stop: int
     unit: np.ndarray
     tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Samples start..stop of a recording that go in together; begin..end of them, the core, are answered."""
+
+    begin: int
+    end: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +127,28 @@ def _of_record(data: TaskData, i: int, n: int, grid: Grid) -> list[Tile]:
     whole = np.isnan(first)
     last = np.where(whole, n, first + data.span_s * grid.rate_hz)
     first = np.where(whole, 0, first)
-    core, margin = _sizes(grid, data.span_s, bool(whole.all()))
     tiles = []
-    for begin in range(0, max(1, n), core):
-        end = min(n, begin + core)
-        inside = (first < end) & ((last > begin) | (first >= begin))
-        start, stop = max(0, begin - margin), min(n, end + margin)
-        if grid.window is None and stop - start > grid.token:  # an incomplete last token is no token
-            stop = start + int((stop - start) // grid.token * grid.token)
+    for cut in cuts_of(grid, n, span_s=data.span_s, whole=bool(whole.all())):
+        inside = (first < cut.end) & ((last > cut.begin) | (first >= cut.begin))
         tokens = [
-            _tokens(grid, max(a, begin) - start, min(b, end) - start, stop - start)
+            _tokens(grid, max(a, cut.begin) - cut.start, min(b, cut.end) - cut.start, cut.stop - cut.start)
             for a, b in zip(first[inside], last[inside])
         ]
         kept = [(u, t) for u, t in zip(unit[inside], tokens) if t is not None]
         if kept:
-            tiles.append(Tile(i, start, stop, np.array([u for u, _ in kept]), np.array([t for _, t in kept])))
+            tiles.append(Tile(i, cut.start, cut.stop, np.array([u for u, _ in kept]), np.array([t for _, t in kept])))
     return tiles
+
+
+def cuts_of(grid: Grid, n: int, *, span_s: float = 0.0, whole: bool = False) -> Iterator[Cut]:
+    """Cuts of a recording of n samples; their cores are the recording. span_s: of a unit. whole: units are recordings."""
+    core, margin = _sizes(grid, span_s, whole)
+    for begin in range(0, max(1, n), core):
+        end = min(n, begin + core)
+        start, stop = max(0, begin - margin), min(n, end + margin)
+        if grid.window is None and stop - start > grid.token:  # an incomplete last token is no token
+            stop = start + int((stop - start) // grid.token * grid.token)
+        yield Cut(begin, end, start, stop)
 
 
 def _sizes(grid: Grid, span_s: float, whole: bool) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from xecg.model.checkpoint import read_tensors
 from xecg.model.heads import loss_of
 from xecg.pretrain import schedule
 
-__all__ = ["Network", "Recipe", "Trained", "logits_of", "tune"]
+__all__ = ["Lesson", "Network", "Recipe", "Trained", "logits_of", "tune"]
 
 _FEWEST_STEPS, _SMALLEST_BATCH = 16, 4  # a small training set gets smaller batches, so that an epoch has so many steps
 
@@ -35,7 +35,7 @@ _FEWEST_STEPS, _SMALLEST_BATCH = 16, 4  # a small training set gets smaller batc
 class Recipe:
     """Settings of one training. lr_core: of the last block, earlier ones times `decay` each. drop_path: of the last residual block,
     rising linearly from 0 (Huang et al. 2016); used where the module has a list `blocks` of residual blocks. batch: tiles. keep:
-    "best" epoch on validation or "last".
+    "best" epoch on validation or "last". class_weights: a class counts as much as another, whatever its number of training units.
     """
 
     lr_core: float
@@ -50,6 +50,7 @@ class Recipe:
     clip: float = 3.0
     keep: str = "best"
     device: str = "cpu"
+    class_weights: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,19 @@ class Trained:
     value: float | None
     epoch: int
     history: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a network is taught. label: targets by unit, as `xecg.model.heads.loss_of` takes them. beside: columns that stand beside a
+    unit's features, float32 (units, k). weight: of the classes, as the loss takes it.
+    """
+
+    tiles: Tiles
+    inputs: Inputs
+    label: Tensor
+    beside: Tensor | None = None
+    weight: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -71,9 +85,7 @@ class Network(nn.Module):
 
 def tune(
     network: Network,
-    tiles: Tiles,
-    inputs: Inputs,
-    label: Tensor,
+    lesson: Lesson,
     recipe: Recipe,
     *,
     folder: Path,
@@ -83,8 +95,9 @@ def tune(
 ) -> Trained:
     """Train `network` in place and leave the kept epoch's weights in it. folder: of this training alone; holds its state.
 
-    label: targets by unit, as `xecg.model.heads.loss_of` takes them. value_of: validation metric of the network as it stands.
+    value_of: validation metric of the network as it stands.
     """
+    train = lesson.tiles.train
     folder.mkdir(parents=True, exist_ok=True)
     network.to(recipe.device)
     done = folder / "done.json"
@@ -92,8 +105,8 @@ def tune(
         found = json.loads(done.read_text())
         _load(network, folder / "best.safetensors")
         return Trained(found["value"], found["epoch"], found["history"])
-    batch = min(recipe.batch, max(_SMALLEST_BATCH, len(tiles.train) // _FEWEST_STEPS))
-    steps = -(-len(tiles.train) // batch)
+    batch = min(recipe.batch, max(_SMALLEST_BATCH, len(train) // _FEWEST_STEPS))
+    steps = -(-len(train) // batch)
     groups = _groups(network, recipe)
     optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
     history = _resume(network, optimiser, folder / "state.safetensors")
@@ -105,14 +118,14 @@ def tune(
         network.train()
         total = 0.0
         with _seeded(recipe.seed, epoch), _stochastic_depth(network.module, recipe.drop_path):
-            order = torch.randperm(len(tiles.train)).tolist()
+            order = torch.randperm(len(train)).tolist()
             for place in range(steps):
                 step = (epoch - 1) * steps + place + 1
                 factor = schedule.learning_factor(step, recipe.epochs * steps + 1, steps)
                 for group in optimiser.param_groups:
                     group["lr"] = group["height"] * factor
-                chosen = [tiles.train[i] for i in order[place * batch : (place + 1) * batch]]
-                total += _step(network, optimiser, chosen, tiles, inputs, label, recipe)
+                chosen = [train[i] for i in order[place * batch : (place + 1) * batch]]
+                total += _step(network, optimiser, chosen, lesson, recipe)
         history.append({"epoch": epoch, "loss": total / steps, "value": value_of(network)})
         report(history[-1])
         if _best(history, higher_is_better) == epoch or recipe.keep == "last":
@@ -126,18 +139,26 @@ def tune(
 
 
 @torch.inference_mode()
-def logits_of(network: Network, part: Sequence[Tile], tiles: Tiles, inputs: Inputs, recipe: Recipe, n: int) -> Tensor:
-    """Logits float32 (n units of the task, outputs), the mean over a unit's tiles; NaN where no tile of `part` answers."""
+def logits_of(network: Network, part: Sequence[Tile], lesson: Lesson, recipe: Recipe) -> Tensor:
+    """Logits float32 (units of the lesson, outputs), the mean over a unit's tiles; NaN where no tile of `part` answers."""
     network.eval()
-    total = torch.zeros(n, network.head.spec.outputs)
-    count = torch.zeros(n)
+    total = torch.zeros(len(lesson.label), network.head.spec.outputs)
+    count = torch.zeros(len(lesson.label))
     for first in range(0, len(part), recipe.batch):
         chosen = part[first : first + recipe.batch]
         units = _units(chosen)
-        found = network.head.of_features(features_of(network.module, chosen, inputs, tiles.grid, recipe.device)).cpu()
+        found = _logits(network, chosen, lesson, recipe).cpu()
         total.index_add_(0, units, found)
         count.index_add_(0, units, torch.ones(len(units)))
     return total / torch.where(count > 0, count, torch.nan)[:, None]
+
+
+def _logits(network: Network, chosen: Sequence[Tile], lesson: Lesson, recipe: Recipe) -> Tensor:
+    """Of every unit of the tiles in their order."""
+    x = features_of(network.module, chosen, lesson.inputs, lesson.tiles.grid, recipe.device)
+    if lesson.beside is not None:
+        x = torch.cat([x, lesson.beside[_units(chosen)].to(x)], 1)
+    return network.head.of_features(x)
 
 
 def _units(chosen: Sequence[Tile]) -> Tensor:
@@ -148,14 +169,12 @@ def _step(
     network: Network,
     optimiser: torch.optim.Optimizer,
     chosen: list[Tile],
-    tiles: Tiles,
-    inputs: Inputs,
-    label: Tensor,
+    lesson: Lesson,
     recipe: Recipe,
 ) -> float:
-    features = features_of(network.module, chosen, inputs, tiles.grid, recipe.device)
-    target = label[_units(chosen)].to(recipe.device)
-    loss = loss_of(network.head, network.head.of_features(features), target)
+    target = lesson.label[_units(chosen)].to(recipe.device)
+    weight = None if lesson.weight is None or not recipe.class_weights else lesson.weight.to(recipe.device)
+    loss = loss_of(network.head, _logits(network, chosen, lesson, recipe), target, weight=weight)
     optimiser.zero_grad(set_to_none=True)
     if not loss.requires_grad:
         return float(loss)

@@ -18,7 +18,8 @@ __all__ = ["SETTINGS", "Published", "published_plan"]
 
 @dataclass(frozen=True)
 class Published:
-    """Settings of one task. probe_decay: weight decay of the published linear probe, whose rate is 1e-3 everywhere."""
+    """Settings of one task. probe_decay: weight decay of the published linear probe, whose rate is 1e-3 everywhere. class_weights:
+    n / (classes · units of the class) in the loss, which is the scripts' default; their probe of beats turns it off."""
 
     epochs: int
     batch: int
@@ -29,13 +30,14 @@ class Published:
     weight_decay: float = 0.01
     drop_path: float = 0.5
     probe_decay: float = 0.1
+    class_weights: bool = False
 
 
 SETTINGS = {
-    "ptbxl-superclass": Published(30, 256, 8, lr_core=3e-5, weight_decay=0.1),
-    "ptbxl-subdiag": Published(30, 256, 8, lr_core=3e-5, weight_decay=0.1),
-    "cpsc2018": Published(30, 256, 10),
-    "mitbih-beats": Published(20, 64, 30),
+    "ptbxl-superclass": Published(30, 256, 8, lr_core=3e-5, weight_decay=0.1, class_weights=True),
+    "ptbxl-subdiag": Published(30, 256, 8, lr_core=3e-5, weight_decay=0.1, class_weights=True),
+    "cpsc2018": Published(30, 256, 10, class_weights=True),
+    "mitbih-beats": Published(20, 64, 30, class_weights=True),
     "mitbih-rpeaks": Published(30, 64, 30, lr_core=1e-3, weight_decay=0.0),
     "apnea-ecg": Published(20, 128, 30),
     "deepbeat-af": Published(30, 512, 10),
@@ -56,6 +58,6 @@ def published_plan(task_id: str, *, seeds: int = 5) -> Plan:
     s = SETTINGS[task_id]
     recipe = Recipe(
         s.lr_core, s.decay, lr_head=s.lr_head, weight_decay=s.weight_decay, drop_path=s.drop_path, epochs=s.epochs,
-        patience=s.patience, batch=s.batch, keep="last",
+        patience=s.patience, batch=s.batch, keep="last", class_weights=s.class_weights,
     )  # fmt: skip
     return Plan((recipe,), seeds=seeds)

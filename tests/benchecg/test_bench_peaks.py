@@ -134,13 +134,13 @@ def test_the_head_finds_peaks_that_the_tokens_hold_and_ignores_the_test_truth():
 def test_the_head_equals_ridge_of_scikit_learn():
     from sklearn.linear_model import Ridge
 
-    from benchecg.protocols.peak_head import _grid, _Head, _target
+    from benchecg.protocols.peak_head import _grid, _Head, target_of
 
     tokens, truth = _planted(0)
     head = _Head([tokens], [truth], 25)
     x = (tokens.values - tokens.values.mean(0, dtype=float)) / tokens.values.std(0, dtype=float)
     for c in (1e-4, 1.0, 100.0):
-        other = Ridge(alpha=1 / c).fit(x, _target(_grid(tokens, 25), truth))
+        other = Ridge(alpha=1 / c).fit(x, target_of(_grid(tokens, 25), truth))
         np.testing.assert_allclose(head.curve(tokens, c), other.predict(x), atol=1e-6)
 
 
@@ -205,7 +205,7 @@ def test_detectors_are_asked_peaks_only(mit, small_code15, tmp_path):
     with pytest.raises(SpecError, match="ask it a peaks task"):
         detector.features([])
     result = run(mit, MeanAdapter(), out=tmp_path, protocol="knn")
-    assert result.headline is None and "a peaks task has only the linear probe" in result.reason
+    assert result.headline is None and "a peaks task has no k nearest neighbours" in result.reason
 
 
 def test_the_detector_finds_simulated_beats():

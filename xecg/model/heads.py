@@ -93,7 +93,7 @@ class Head(nn.Module):
         return self.offset + self.spread * logits if kind == "regression" else logits
 
 
-def loss_of(head: Head, logits: Tensor, target: Tensor) -> Tensor:
+def loss_of(head: Head, logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
     """The head's loss, a float32 scalar; 0 where no target is known.
 
     logits (n, outputs). target: class (n,), −1 unknown · labels (n, labels) or (n,), NaN unknown · panel (n, classes), NaN where
@@ -101,17 +101,21 @@ def loss_of(head: Head, logits: Tensor, target: Tensor) -> Tensor:
 
     Cross entropy over known classes (panel: over all answered questions) · binary cross entropy over known labels · squared error in
     standard numbers · Cox partial likelihood by Efron per event, the batch as risk set (Efron 1977) · squared error of heights.
+
+    weight: of each class, (outputs,), for multiclass (the mean is then the weighted one) and multilabel.
     """
     kind, logits = head.spec.kind, logits.float()
     if kind == "multiclass":
         known = target >= 0
-        return F.cross_entropy(logits[known], target[known].long(), reduction="sum") / known.sum().clamp(min=1)
+        total = known.sum() if weight is None else weight[target[known].long()].sum()
+        each = F.cross_entropy(logits[known], target[known].long(), weight=weight, reduction="sum")
+        return each / torch.where(total > 0, total, 1)
     if kind == "panel":
         return _panel_loss(head.spec, logits, target)
     if kind in ("multilabel", "binary"):
         logits = logits[:, 0] if kind == "binary" else logits
         known = ~target.isnan()
-        each = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
+        each = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), weight=weight, reduction="none")
         return each[known].sum() / known.sum().clamp(min=1)
     if kind == "regression":
         return F.mse_loss(logits[:, 0], (target.float() - head.offset) / head.spread)
