@@ -200,7 +200,8 @@ def study_intervals(out: Path | None, repeats: float) -> None:
 
 def _coverage(row: dict) -> str:
     share = f"{100 * row['coverage']:5.1f} ± {100 * row['standard_error']:.1f} %"
-    return f"{row['population']:6s} {row['clusters']:5,d} patients  {row['method']:18s} {share}  mean width {row['width']:.3f}"
+    where = f"{row['population']:8s} {row['metric']:9s} {row['clusters']:5,d} patients  {row['method']:22s}"
+    return f"{where} {share}  median width {row['width']:.3g}"
 
 
 @main.command()

@@ -219,6 +219,29 @@ def test_p_is_below_five_percent_exactly_where_the_interval_leaves_nought_out(no
     assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
+def test_p_of_skewed_differences_is_that_of_the_shifted_t():
+    from scipy import stats
+
+    a = np.random.default_rng(4).exponential(size=15) - 0.4
+    found = paired_difference(_mean(a), _mean(np.zeros(15)), "mean")
+    middle, error = (found.low + found.high) / 2, a.std(ddof=1) / np.sqrt(15)
+    assert abs(middle - found.value) > 0.2 * error
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(middle) / error, found.df), rel=TOL_REPLICATE)
+
+
+def test_a_unit_without_a_prediction_is_an_error_of_its_class_alone():
+    truth, score, cluster = _table("multiclass")
+    valid = np.arange(len(truth)) % 7 > 0
+    stat = statistic(
+        "multiclass", truth=truth, score=score, valid=valid, cluster=cluster, classes=("a", "b", "c"),
+    )  # fmt: skip
+    right = valid & (score.argmax(1) == truth)
+    point = stat.point()
+    assert point["accuracy"] == pytest.approx(right.mean())
+    for c, name in enumerate("abc"):
+        assert point[f"ppv/{name}"] == pytest.approx(right[truth == c].sum() / (valid & (score.argmax(1) == c)).sum())
+
+
 def test_a_paired_difference_is_narrower_than_its_two_intervals():
     truth, score, cluster = _table("binary")
     a, b = _stat("binary", truth, score, cluster), _stat("binary", truth, score + 0.01 * (cluster % 3), cluster)
