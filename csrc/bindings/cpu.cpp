@@ -475,5 +475,6 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("mlstm_backward", &mlstm_backward);
     m.def("mlstm_step", &mlstm_step);
     bindings::define_qrs(m);
+    bindings::define_quality(m);
     bindings::define_steps(m);
 }

@@ -14,5 +14,6 @@ void run(const SlstmForward& a);
 
 void define_steps(pybind11::module_& m);
 void define_qrs(pybind11::module_& m);
+void define_quality(pybind11::module_& m);
 
 }  // namespace xecg::bindings

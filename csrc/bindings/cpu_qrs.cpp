@@ -37,31 +37,25 @@ QrsPlan qrs_plan(const Sections& band, const Sections& peak, double rate_hz, con
                    learn_s,      longest_rr_s, floor_mv, most_rejected, memory};
 }
 
-template <class... Plan>
-std::vector<int64_t> qrs(Address x, int64_t n, const Plan&... plan) {
+std::vector<int64_t> qrs(Address x, int64_t n, const QrsPlan& plan) {
     py::gil_scoped_release free;
-    return qrs_detect(qrs_plan(plan...), reinterpret_cast<const double*>(x), n);
+    return qrs_detect(plan, reinterpret_cast<const double*>(x), n);
 }
 
-template <class... Plan>
-double peakedness(Address x, int64_t n, const Plan&... plan) {
+double peakedness(Address x, int64_t n, const QrsPlan& plan) {
     py::gil_scoped_release free;
-    return qrs_peakedness(qrs_plan(plan...), reinterpret_cast<const double*>(x), n);
-}
-
-template <class... Plan>
-QrsDetector detector(const Plan&... plan) {
-    return QrsDetector(qrs_plan(plan...));
+    return qrs_peakedness(plan, reinterpret_cast<const double*>(x), n);
 }
 
 }  // namespace
 
 void define_qrs(py::module_& m) {
-    m.def("qrs", &qrs<Sections, Sections, double, Samples, Rules>);
-    m.def("qrs_peakedness", &peakedness<Sections, Sections, double, Samples, Rules>);
+    py::class_<QrsPlan>(m, "QrsPlan").def(py::init(&qrs_plan));
+    m.def("qrs", &qrs);
+    m.def("qrs_peakedness", &peakedness);
     // Keeps the GIL, which is what keeps two threads out of one detector.
     py::class_<QrsDetector>(m, "QrsDetector")
-        .def(py::init(&detector<Sections, Sections, double, Samples, Rules>))
+        .def(py::init<const QrsPlan&>())
         .def("push",
              [](QrsDetector& self, Address x, int64_t n) {
                  std::vector<int64_t> found;

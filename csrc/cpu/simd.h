@@ -84,9 +84,11 @@ inline vec abs(vec a) { return {_mm512_abs_ps(a.v)}; }
 inline vec sqrt(vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline vec round(vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline mask less(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+inline mask less_equal(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
 inline mask equal(vec a, vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 inline mask is_nan(vec a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
 inline mask first_lanes(int64_t n) { return {lanes(n)}; }
+inline bool any(mask m) { return m.m != 0; }
 inline vec select(mask m, vec yes, vec no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.v)}; }
 // a * 2^n for whole n with a * 2^n inside the normal range, or saturating outside it.
 inline vec scale2(vec a, vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
@@ -214,9 +216,11 @@ inline vec sqrt(vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline vec abs(vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline vec round(vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline mask less(vec a, vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+inline mask less_equal(vec a, vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
 inline mask equal(vec a, vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 inline mask is_nan(vec a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
 inline mask first_lanes(int64_t n) { return {_mm256_castsi256_ps(lanes(n))}; }
+inline bool any(mask m) { return _mm256_movemask_ps(m.m) != 0; }
 inline vec select(mask m, vec yes, vec no) { return {_mm256_blendv_ps(no.v, yes.v, m.m)}; }
 inline vec power2(vec n) {
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
@@ -329,9 +333,11 @@ inline vec operator*(vec a, vec b) { return {a.v * b.v}; }
 inline vec operator/(vec a, vec b) { return {a.v / b.v}; }
 inline vec fma(vec a, vec b, vec c) { return {a.v * b.v + c.v}; }
 inline mask less(vec a, vec b) { return {a.v < b.v}; }
+inline mask less_equal(vec a, vec b) { return {a.v <= b.v}; }
 inline mask equal(vec a, vec b) { return {a.v == b.v}; }
 inline mask is_nan(vec a) { return {a.v != a.v}; }
 inline mask first_lanes(int64_t n) { return {ints4{0, 1, 2, 3} < int32_t(n)}; }
+inline bool any(mask m) { return (m.m[0] | m.m[1] | m.m[2] | m.m[3]) != 0; }
 inline vec select(mask m, vec yes, vec no) {
     ints4 y, n;
     std::memcpy(&y, &yes.v, 16);

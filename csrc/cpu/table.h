@@ -10,6 +10,7 @@
 #include "../common/linear.h"
 #include "../common/mlstm.h"
 #include "../common/norm.h"
+#include "../common/quality.h"
 #include "../common/slstm.h"
 
 namespace xecg {
@@ -39,6 +40,12 @@ struct KernelTable {
     void (*frontend_stream)(const FrontendStream&, int64_t, int64_t, float*);
     int64_t (*frontend_stream_tasks)(const FrontendStream&);
     int64_t (*frontend_stream_scratch)(const FrontendStream&);
+    void (*quality_leads)(const Quality&, int64_t, int64_t, float*);
+    int64_t (*quality_lead_tasks)(const Quality&);
+    int64_t (*quality_lead_scratch)(const Quality&);
+    void (*quality_windows)(const Quality&, int64_t, int64_t, float*);
+    int64_t (*quality_window_tasks)(const Quality&);
+    int64_t (*quality_window_scratch)(const Quality&);
     void (*slstm_forward)(const SlstmForward&, int64_t, int64_t);
     void (*slstm_backward)(const SlstmBackward&, int64_t, int64_t);
     void (*slstm_weights_backward)(const SlstmBackward&, int64_t, int64_t);

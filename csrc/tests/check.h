@@ -74,6 +74,8 @@ void add_norm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_slstm_cases(std::vector<Case>& cases, const std::string& isa);
 void add_frontend_cases(std::vector<Case>& cases, const std::string& isa);
 void add_frontend_stream_cases(std::vector<Case>& cases, const std::string& isa);
+void add_quality_cases(std::vector<Case>& cases, const std::string& isa);
+void add_reversal_cases(std::vector<Case>& cases);
 void add_pool_cases(std::vector<Case>& cases);
 void add_qrs_cases(std::vector<Case>& cases);
 void add_cuda_slstm_cases(std::vector<Case>& cases);

@@ -41,9 +41,11 @@ int main(int count, char** arguments) {
         add_slstm_cases(cases, isa);
         add_frontend_cases(cases, isa);
         add_frontend_stream_cases(cases, isa);
+        add_quality_cases(cases, isa);
     }
     add_pool_cases(cases);
     add_qrs_cases(cases);
+    add_reversal_cases(cases);
     add_cuda_slstm_cases(cases);
     if (count < 2) {
         for (const Case& c : cases) std::printf("%s\n", c.name.c_str());

@@ -5,6 +5,7 @@ The method is that of `xecg.signal.qrs_definition`; where csrc/cpu/qrs.h is buil
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from xecg.errors import ShapeError, SpecError, StreamError
 from xecg.signal import kernel
 from xecg.signal.qrs_definition import CLEAR, Definition, numbers, peakedness
 
-__all__ = ["Detector", "detect"]
+__all__ = ["Detector", "compiled_plan", "detect"]
 
 
 def detect(signal: np.ndarray, rate_hz: float) -> np.ndarray:
@@ -35,7 +36,7 @@ def detect(signal: np.ndarray, rate_hz: float) -> np.ndarray:
         detector = Definition(rate_hz)
         return np.array([*detector.push(x), *detector.flush()], dtype=np.int64)
     x = np.ascontiguousarray(x)
-    return np.array(native.qrs(x.ctypes.data, len(x), *numbers(rate_hz)), dtype=np.int64)
+    return np.array(native.qrs(x.ctypes.data, len(x), compiled_plan(rate_hz)), dtype=np.int64)
 
 
 class Detector:
@@ -49,7 +50,7 @@ class Detector:
     def __init__(self, rate_hz: float) -> None:
         self.rate_hz = _rate(rate_hz)
         native = kernel.native()
-        self._form = Definition(self.rate_hz) if native is None else native.QrsDetector(*numbers(self.rate_hz))
+        self._form = Definition(self.rate_hz) if native is None else native.QrsDetector(compiled_plan(self.rate_hz))
 
     @property
     def delay_s(self) -> float:
@@ -87,6 +88,14 @@ class Detector:
                 f"saved state of a beat detector ({len(state)} bytes) is none of {self.rate_hz:g} Hz that this xecg knows; "
                 "it is of another version or rate, or was altered"
             )
+
+
+@lru_cache(maxsize=32)
+def compiled_plan(rate_hz: float) -> Any:
+    """QrsPlan of csrc/cpu/qrs.h, where `xecg._cpu` is built."""
+    native = kernel.native()
+    assert native is not None
+    return native.QrsPlan(*numbers(rate_hz))
 
 
 def _rate(rate_hz: float) -> float:
@@ -127,4 +136,4 @@ def _peakedness(row: np.ndarray, rate_hz: float) -> float:
     if native is None:
         return peakedness(row, rate_hz)
     row = np.ascontiguousarray(row)
-    return float(native.qrs_peakedness(row.ctypes.data, len(row), *numbers(rate_hz)))
+    return float(native.qrs_peakedness(row.ctypes.data, len(row), compiled_plan(rate_hz)))

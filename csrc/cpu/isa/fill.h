@@ -10,6 +10,7 @@
 #include "../mlstm_backward.h"
 #include "../mlstm_step.h"
 #include "../norm.h"
+#include "../quality.h"
 #include "../slstm_backward.h"
 #include "../table.h"
 
@@ -30,6 +31,7 @@ const KernelTable table = {
     frontend, frontend_tasks, frontend_scratch,
     frontend_long, frontend_long_scratch,
     frontend_stream, frontend_stream_tasks, frontend_stream_scratch,
+    quality_leads, quality_lead_tasks, quality_lead_scratch, quality_windows, quality_window_tasks, quality_window_scratch,
     slstm_forward, slstm_backward, slstm_weights_backward, slstm_tasks, slstm_pack, slstm_blocks, slstm_packed_size, slstm_reads_plain,
     mlstm_forward, mlstm_forward_scratch, mlstm_backward, mlstm_backward_scratch, mlstm_step,
 };
