@@ -226,10 +226,10 @@ def _whole(stretches: Sequence[Ready]) -> dict[str, Any]:
     """Start, length and quality of a record that was read in stretches: shares and sizes are means over its time, and a flag is up that
     is so for most of it."""
     seconds = [part.duration_s for part in stretches]
-    merged: dict[str, float | bool] = {}
-    for name, value in stretches[0].quality.items():
+    merged = dict(stretches[0].quality)
+    for name, value in merged.items() if len(stretches) > 1 else ():
         mean = float(np.average([float(part.quality[name]) for part in stretches], weights=seconds))
-        merged[name] = value if len(stretches) == 1 else mean > 0.5 if isinstance(value, (bool, np.bool_)) else mean
+        merged[name] = mean > 0.5 if isinstance(value, (bool, np.bool_)) else mean
     return {"window_start_s": 0.0, "window_s": math.fsum(seconds), "quality": merged}
 
 

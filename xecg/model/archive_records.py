@@ -187,6 +187,9 @@ def _edge(window: int, window_s: float, rate: float) -> int:
 
 def _tokens(mask: np.ndarray, patch: int, rate: float) -> dict[str, Any]:
     """For the rows of a piece's tokens: their number and length, and from where to where they have a valid sample."""
+    tokens = mask.shape[1] // patch
+    if mask[0].all():  # the usual case, at a tenth of the cost
+        return {"tokens": tokens, "window_s": patch / rate, "valid": [[0, tokens]]}
     there = np.asarray(mask.reshape(len(mask), -1, patch).any((0, 2)))
     edges = np.flatnonzero(np.diff(there, prepend=False, append=False))
-    return {"tokens": len(there), "window_s": patch / rate, "valid": edges.reshape(-1, 2).tolist()}
+    return {"tokens": tokens, "window_s": patch / rate, "valid": edges.reshape(-1, 2).tolist()}
