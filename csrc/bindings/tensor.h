@@ -39,7 +39,7 @@ class TensorTypes {
     // Takes Tensor, Parameter and torch's function that counts writes for autograd; false when this torch has no such table.
     bool learn(pybind11::handle tensor, pybind11::handle parameter, pybind11::handle wrote) {
         const char* name = "__dlpack_c_exchange_api__";
-        if (!pybind11::hasattr(tensor, name)) return false;
+        if (!pybind11::hasattr(tensor, name) || !pybind11::hasattr(tensor, "is_neg")) return false;
         const pybind11::object capsule = tensor.attr(name);
         auto* table = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
         if (table == nullptr) PyErr_Clear();
@@ -48,6 +48,7 @@ class TensorTypes {
         types_[0] = reinterpret_cast<PyTypeObject*>(tensor.ptr());
         types_[1] = reinterpret_cast<PyTypeObject*>(parameter.ptr());
         wrote_ = wrote.inc_ref();  // for good: no destructor may run after Python's end
+        is_negated_ = pybind11::object(tensor.attr("is_neg")).release();
         return true;
     }
 
@@ -59,8 +60,8 @@ class TensorTypes {
         wrote_(all);
     }
 
-    // Describes a float32 tensor of `rank` in CPU memory whose last dimension is contiguous and which holds something; else
-    // false.
+    // Describes a float32 tensor of `rank` in CPU memory whose last dimension is contiguous, which holds something, and whose
+    // values are those in memory (a view such as the imaginary part of a conjugate means their negative); else false.
     bool describe(pybind11::handle object, int32_t rank, dlpack::Tensor& t) const {
         if (Py_TYPE(object.ptr()) != types_[0] && Py_TYPE(object.ptr()) != types_[1]) return false;
         if (table_->describe(object.ptr(), &t) != 0) {
@@ -71,13 +72,16 @@ class TensorTypes {
         if (t.ndim != rank || t.strides == nullptr) return false;
         for (int32_t d = 0; d < rank; ++d)
             if (t.shape[d] == 0) return false;
-        return t.shape[rank - 1] == 1 || t.strides[rank - 1] == 1;
+        if (t.data == nullptr || (t.shape[rank - 1] != 1 && t.strides[rank - 1] != 1)) return false;
+        const auto negated = pybind11::reinterpret_steal<pybind11::object>(PyObject_CallOneArg(is_negated_.ptr(), object.ptr()));
+        if (!negated) PyErr_Clear();
+        return negated.ptr() == Py_False;
     }
 
   private:
     const dlpack::Exchange* table_ = nullptr;
     PyTypeObject* types_[2] = {};
-    pybind11::handle wrote_;
+    pybind11::handle wrote_, is_negated_;
 };
 
 template <class T = float>

@@ -218,3 +218,43 @@ def test_written_tensors_that_share_memory_are_refused(op: str, quick: bool, mon
     with pytest.raises(ShapeError, match="in the memory of"):
         step(**good | {"out": twin})
     assert torch.equal(good[source], before)
+
+
+@each_op
+@pytest.mark.parametrize("quick", [True, False])
+def test_negated_views_give_their_values_and_are_refused_where_they_are_written(
+    op: str, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not quick:
+        _refuse_quick(monkeypatch)
+    step, arguments = CASES[op]()
+    expected = _copy(arguments)
+    step(**expected)
+    for name, t in arguments.items():
+        if name in ("state", "out"):
+            continue
+        again = _copy(arguments) | {name: torch._neg_view(-t)}
+        step(**again)
+        assert again[name].is_neg()
+        for found, truth in zip(_tensors(again), _tensors(expected)):
+            assert torch.equal(found, truth), name
+    for n, t in enumerate(_tensors(arguments)):
+        again = _copy(arguments)
+        written = _tensors(again)
+        written[n] = torch._neg_view(-t)
+        state = again["state"]
+        again["state"] = type(state)(*written[:-1]) if isinstance(state, tuple) else written[0]
+        with pytest.raises(ShapeError, match=r"negates what is in memory.*resolve_neg"):
+            step(**again | {"out": written[-1]})
+
+
+def test_the_imaginary_part_of_a_conjugate_is_read_as_what_it_means() -> None:
+    step, arguments = _mlstm()
+    plain, out = _copy(arguments), torch.empty(B, H, 1)
+    narrow = torch.randn(B, H, 1, dtype=torch.cfloat).conj().imag  # of one value a head: contiguous as it is
+    assert narrow.is_neg()
+    state = ops.MLSTMState(torch.zeros(B, H, D, 1), torch.zeros(B, H, D), torch.zeros(B, H))
+    step(**arguments | {"v": narrow, "state": state, "out": out})
+    again = ops.MLSTMState(torch.zeros(B, H, D, 1), torch.zeros(B, H, D), torch.zeros(B, H))
+    truth = step(**plain | {"v": narrow.resolve_neg().contiguous(), "state": again, "out": torch.empty(B, H, 1)})
+    assert torch.equal(out, truth)

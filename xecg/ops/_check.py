@@ -71,9 +71,17 @@ def one_step(x: Tensor) -> Tensor:
 
 
 def apart(op: str, written: Mapping[str, Tensor], read: Mapping[str, Tensor | None]) -> None:
-    """No tensor that is overwritten shares memory with another of the call, as far as contiguous ones tell."""
+    """Tensors that are overwritten hold what they mean and share no memory with another of the call, as far as contiguous ones tell."""
     if torch.compiler.is_compiling():
         return
+    for name, own in written.items():
+        if own.is_neg():
+            fail(
+                op,
+                name,
+                "a view that negates what is in memory",
+                "a tensor of its own: it is overwritten; call .resolve_neg()",
+            )
     spans: dict[str, tuple[int, int]] = {}
     for name, t in (*read.items(), *written.items()):
         plain = type(t) in (Tensor, torch.nn.Parameter) and t is not None and t.device.type != "meta"
