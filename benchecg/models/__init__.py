@@ -87,7 +87,9 @@ def _users(name: str) -> Adapter:
     module, _, attribute = name.partition(":")
     try:
         made_by = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        if not isinstance(made_by, type):
+            raise AttributeError(f"{attribute} of {module} is no class")
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise SpecError(
             f"adapter {name!r} could not be loaded: {error}; needed module:Class on the Python path: mine:Model for class Model "
             "of a mine.py in this folder, with PYTHONPATH=. before the command"

@@ -88,10 +88,9 @@ def read_weights(file: Path, key: str, network: nn.Module, *, unused: tuple[str,
         raise CheckpointError(f"there is no file {file}; pass the checkpoint that you downloaded, as NAME=FILE")
     try:
         stored = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch hands on whatever its parser met
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # whatever torch's parser met; its words would advise to open the file unsafely
         raise CheckpointError(
-            f"{file} cannot be read as plain weights ({first}); needed a torch file that holds arrays only. If you trust its "
+            f"{file} cannot be read as plain weights ({type(error).__name__}); needed a torch file of arrays only. If you trust its "
             f"source, save it again without its other objects, in a place where opening a pickle does no harm"
         ) from None
     weights = stored.get(key) if isinstance(stored, Mapping) else None

@@ -151,3 +151,9 @@ def test_a_users_class_that_is_not_found_says_where_it_is_looked_for():
 def test_a_bug_in_a_users_constructor_is_not_called_a_missing_module():
     with pytest.raises(AttributeError, match="own_bug"):
         load_adapter("bench_data:BrokenConstructor")
+
+
+@pytest.mark.parametrize("name", [":", "os:path", "os:nothing", ".:x", "no_such_module:X"])
+def test_what_is_no_class_of_a_module_is_refused_with_the_form_that_is_needed(name):
+    with pytest.raises(SpecError, match="needed module:Class on the Python path"):
+        load_adapter(name)

@@ -310,3 +310,37 @@ def test_stream_refuses_a_model_that_looks_ahead(archive: Path, checkpoint: Path
     result = run("stream", archive / "site-b" / "long.hea", "--model", checkpoint)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
+
+
+def test_similar_refuses_what_is_no_whole_table_of_embeddings(archive: Path, checkpoint: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    out, bad = tmp_path / "e.parquet", tmp_path / "bad.parquet"
+    run("embed", archive / "site-a", "--model", checkpoint, "-o", out)
+    table, data = pq.read_table(out), out.read_bytes()
+    for content in (b"", b"no table", data[: len(data) // 2], b"PAR1" + bytes(100) + b"PAR1"):
+        bad.write_bytes(content)
+        refused = run("similar", bad, "r1")
+        assert refused.exit_code == 1
+        assert f"error: {bad} is no table of embeddings" in refused.stderr and "xecg embed" in refused.stderr
+    vectors = table.column_names.index("embedding")
+    lists = pa.array([[1.0], [1.0, 2.0], [1.0], [1.0]], pa.list_(pa.float32()))
+    width = table["embedding"].type.list_size
+    nan = pa.FixedSizeListArray.from_arrays(pa.array(np.full(4 * width, np.nan, np.float32)), width)
+    for altered, message in (
+        (table.drop_columns(["model_fingerprint"]), "is no table of embeddings"),
+        (table.set_column(vectors, "embedding", lists), "has the columns"),
+        (table.set_column(vectors, "embedding", nan), "not finite"),
+        (table.slice(0, 0), "it is empty"),
+    ):
+        pq.write_table(altered, bad)
+        refused = run("similar", bad, "r1")
+        assert refused.exit_code == 1 and message in refused.stderr, refused.stderr
+    late = run("similar", out, "r1", "--window-start", 5)
+    assert late.exit_code == 1 and "its windows start at 0 s" in late.stderr
+    assert run("similar", out, "r1", "--window-start", "nan").exit_code == 2
+
+
+def test_more_threads_than_any_machine_has_are_a_usage_error(archive: Path, tmp_path: Path) -> None:
+    refused = run("embed", archive / "site-a", "-o", tmp_path / "e.parquet", "--threads", 100_000)
+    assert refused.exit_code == 2 and "1<=x<=1024" in refused.stderr

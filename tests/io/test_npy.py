@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -145,3 +146,11 @@ def test_other_zip_archives_and_cut_ones_are_refused(tmp_path):
     (tmp_path / "r.npz").write_bytes(stream.getvalue()[:40])
     with pytest.raises(ReadError, match="whole npz"):
         read(tmp_path / "r.npz", **WISHES)
+
+
+def test_a_number_that_float32_cannot_hold_is_refused_without_a_warning(tmp_path: Path) -> None:
+    big = _saved(tmp_path, np.full((2, 500), 1e300))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ReadError, match="amplitude is inf mV"):
+            read(big, **WISHES)

@@ -51,7 +51,7 @@ class _Context(click.ParamType):
 )
 @click.option("--shard", default="1/1", metavar="I/N", help="Embed the I-th of N shares of the records.")
 @click.option("--device", default="cpu", show_default=True, help="Where the model runs: cpu, cuda, cuda:1.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model and the reader. Default: torch's.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model and the reader. Default: torch's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @reading_options
 @click.pass_context

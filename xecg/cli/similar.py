@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from xecg.cli._common import print_json, printable
+from xecg.cli._common import Finite, print_json, printable
 
 __all__ = ["command"]
 
@@ -15,7 +15,12 @@ __all__ = ["command"]
 @click.argument("table", type=click.Path(exists=True, path_type=Path))
 @click.argument("record_id")
 @click.option(
-    "--window-start", "window_start_s", type=float, default=0.0, show_default=True, help="Which window of the record."
+    "--window-start",
+    "window_start_s",
+    type=Finite(),
+    default=0.0,
+    show_default=True,
+    help="Which window of the record.",
 )
 @click.option("-n", "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Rows to show.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")

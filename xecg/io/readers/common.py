@@ -178,7 +178,8 @@ def from_arrays(
     first, last = window(request, rate, values.shape[1], file=source)
     values = values[:, first:last]
     mask = ~np.isnan(values)
-    signal = np.ascontiguousarray(np.where(mask, values, 0), np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+        signal = np.ascontiguousarray(np.where(mask, values, 0), np.float32)
     most = float(np.abs(signal).max(initial=0.0))
     if not most <= LARGEST_MV:
         raise ReadError(source, "amplitude", f"{most:.4g} mV", f"at most {LARGEST_MV:g} mV")
