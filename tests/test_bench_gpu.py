@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from bench import device, floors, gpu_checks, gpu_peers, gpu_run, harness, readme, registry
 from bench.__main__ import main
-from bench.gpu import encode, neighbours, train
+from bench.gpu import encode, neighbours, step, train
 from bench.harness import Bench, Ceilings
 from xecg.model import XECGConfig
 from xecg.pretrain.settings import Settings
@@ -268,21 +268,33 @@ def test_the_encode_rows_run_here_on_a_small_model(way: str) -> None:
         other.check(way)
 
 
+def test_the_step_rows_run_here_on_a_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = step.Streams(XECGConfig(blocks="sm", dim=32, heads=2, alternate=False), 3, "cpu")
+    streams.check()
+    assert streams.run().shape == streams.plain().shape == (3, 32)
+    bytes_ = [entry.bytes for entry in step.entries()]
+    assert bytes_ == [2 * 76_816, 2 * 76_816 * 1024]
+    plain = streams.model().step_
+    monkeypatch.setattr(streams.model(), "step_", lambda x, state: 1.01 * plain(x, state))
+    with pytest.raises(AssertionError, match="steps are off"):
+        streams.check()
+
+
 def _small_step() -> train.Step:
     views = ViewSettings(local_views=1)
     return train.Step(Settings(model="tiny", batch=3, precision="bfloat16", views=views), "cpu", samples=500)
 
 
 def test_the_training_row_runs_here_on_a_small_model() -> None:
-    step = _small_step()
-    before = {name: p.clone() for name, p in step._objective().student.named_parameters()}
-    step.check()
-    assert any(not torch.equal(p, before[name]) for name, p in step._objective().student.named_parameters())
-    assert len(step._pieces(step.micro)) == 1
+    made = _small_step()
+    before = {name: p.clone() for name, p in made._objective().student.named_parameters()}
+    made.check()
+    assert any(not torch.equal(p, before[name]) for name, p in made._objective().student.named_parameters())
+    assert len(made._pieces(made.micro)) == 1
 
 
 def test_a_gradient_that_points_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, plain = _small_step(), train.Step.gradients
+    made, plain = _small_step(), train.Step.gradients
 
     def wrong(self: train.Step, pieces: list) -> dict:
         parts = plain(self, pieces)
@@ -292,23 +304,23 @@ def test_a_gradient_that_points_elsewhere_is_seen(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(train.Step, "gradients", wrong)
     with pytest.raises(AssertionError, match="cosine of the gradient"):
-        step.check()
+        made.check()
 
 
 def test_a_batch_that_does_not_fit_goes_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, sizes = _small_step(), []
+    made, sizes = _small_step(), []
 
     def fits_one(pieces: list) -> None:
         sizes.append(len(pieces))
         if len(pieces) < 3:
             raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(step, "_step", fits_one)
-    step.run()
-    assert sizes == [1, 2, 3] and step.micro == 1
-    monkeypatch.setattr(step, "_step", lambda pieces: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
+    monkeypatch.setattr(made, "_step", fits_one)
+    made.run()
+    assert sizes == [1, 2, 3] and made.micro == 1
+    monkeypatch.setattr(made, "_step", lambda pieces: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        step.run()
+        made.run()
 
 
 def test_operations_of_a_training_step_are_those_counted_by_hand() -> None:
@@ -316,10 +328,10 @@ def test_operations_of_a_training_step_are_those_counted_by_hand() -> None:
     assert train.token_forwards(Settings(model="base"), 1000, 25) == 448
     (entry,) = train.entries()
     assert entry.flops == pytest.approx(512 * 448 * 4.609e9 / 40)
-    step = _small_step()
-    (piece,) = step._pieces(3)
+    made = _small_step()
+    (piece,) = made._pieces(3)
     tokens = piece.wide[1].sum() // 25 * 4 + piece.narrow[1].sum() // 25 * 3  # teacher and student; student alone
-    assert train.token_forwards(step.settings, 500, 25) * 3 == int(tokens)
+    assert train.token_forwards(made.settings, 500, 25) * 3 == int(tokens)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -225,13 +226,25 @@ def test_with_a_gpu_it_is_warmed_up_aside_recorded_once_and_replayed(monkeypatch
         assert not torch.is_grad_enabled()
         return state["h"].add_(1)
 
-    graph = _Graph(run, torch.device("cuda"), state)
+    on_a_gpu = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(
+        torch.nn.Parameter, "detach", lambda p: SimpleNamespace(device=torch.device("cuda")), raising=False
+    )
+    graph = _Graph(run, on_a_gpu, state)
     assert fake.told == [
         "device", "wait", "stream", "run", "run", "run", "end of stream", "wait", "capture", "run", "end of capture", "end of device",
     ]  # fmt: skip
     assert state["h"] == 3, "warming up is no step"
     fake.told.clear()
     assert graph() is state["h"] and fake.told == ["replay"]
+
+
+def test_the_weights_of_a_graph_outlive_what_is_done_to_the_model() -> None:
+    model = _model()
+    made, places = model.captured(1, 75), [p.data_ptr() for p in model.parameters()]
+    model.double()
+    assert [t.data_ptr() for t in made._graph._weights] == places
+    assert all(t.dtype == torch.float32 for t in made._graph._weights)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])

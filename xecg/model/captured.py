@@ -50,7 +50,7 @@ class CapturedEncode:
             with torch.autocast(weight.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
                 return made.encode(self._x, lengths=self._lengths)
 
-        self._graph = _Graph(run, weight.device)
+        self._graph = _Graph(run, made)
 
     def __call__(self, x: Tensor, *, lengths: Tensor | None = None) -> Tensor:
         """x (batch, leads, samples), lengths (batch,) where the graph was made with them, on any device → tokens (batch, T, D).
@@ -78,7 +78,7 @@ class CapturedStep:
             raise ShapeError(f"batch is {batch}; needed 1 stream or more")
         self.state: State = model.initial_state(batch)
         self._x = weight.new_zeros(batch, config.leads, config.patch, dtype=torch.float32)
-        self._graph = _Graph(lambda: model.step_(self._x, self.state), weight.device, self.state)
+        self._graph = _Graph(lambda: model.step_(self._x, self.state), model, self.state)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (batch, leads, patch), the next patch of each stream → token (batch, D), overwritten by the next call."""
@@ -87,11 +87,14 @@ class CapturedStep:
 
 
 class _Graph:
-    """A function of tensors that stay where they are, recorded where there is a GPU. held: what it overwrites, left as it was."""
+    """A function of tensors that stay where they are, recorded where `model` is on a GPU. held: what it overwrites, left as it was."""
 
-    def __init__(self, run: Callable[[], Tensor], device: torch.device, held: State | None = None) -> None:
+    def __init__(self, run: Callable[[], Tensor], model: nn.Module, held: State | None = None) -> None:
         self._run = torch.no_grad()(run)
         self._recorded: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        # A replay reads where the weights lay: that memory must stay, whatever becomes of the model.
+        self._weights = [p.detach() for p in model.parameters()]
+        device = self._weights[0].device
         if device.type == "cuda":
             before = {name: t.clone() for name, t in (held or {}).items()}
             self._recorded = self._record(device)
@@ -122,7 +125,7 @@ class _Graph:
 def _fill(place: Tensor, given: Tensor, name: str) -> None:
     if tuple(given.shape) != tuple(place.shape):
         raise ShapeError(f"{name} is {tuple(given.shape)}; needed {tuple(place.shape)}, the shape that was captured")
-    place.copy_(given, non_blocking=True)
+    place.copy_(given)
 
 
 def _narrowed(model: XECG) -> XECG:
