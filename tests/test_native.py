@@ -29,7 +29,7 @@ POOL = ("pool_every_index", "pool_nested", "pool_concurrent", "pool_forked")
 QRS = ("qrs_anything", "qrs_beats", "qrs_chunks", "qrs_altered_states", "reversal")
 CASES = [*(f"{name}.{isa}" for isa in ("base", "avx2", "avx512") for name in KERNELS), *POOL, *QRS]
 CASES += [f"{name}.amx" for name in PRODUCTS]  # all else is avx512's
-CASES += ["cuda_slstm"]  # the CUDA kernels' bodies, emulated
+CASES += ["cuda_frontend", "cuda_slstm"]  # the CUDA kernels' bodies, emulated
 
 pytestmark = pytest.mark.slow
 
