@@ -222,8 +222,8 @@ class ECGFrontend:
         """`apply` for a tensor, on its device: signal (leads, n) or (B, leads, n), float32 mV or int16 counts → x float32
         and mask bool.
 
-        On an NVIDIA GPU the plans of the compiled form run there; another plan, and a record with a sample that is not
-        finite, go through the host. gain, baseline and errors as for `apply`.
+        On an NVIDIA GPU the plans of the compiled form run there with XECG_UNPROVEN=1 (no GPU has run them yet); another
+        plan, and a record with a sample that is not finite, go through the host. gain, baseline and errors as for `apply`.
         """
         from xecg.signal.device import apply
 
