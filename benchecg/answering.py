@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from benchecg.protocols.features import Features, RecordTokens
     from benchecg.protocols.finetune import Plan, Tuned
     from benchecg.protocols.peak_head import PeakProbe
+
+_T = TypeVar("_T")
 
 __all__ = ["PROTOCOLS", "Answer", "answer", "unsuited"]
 
@@ -96,7 +98,9 @@ def answer(
             return _tuned_peaks(task, data, adapter, data_sha256, plan, cache, progress)
         ask = _detected if hasattr(adapter, "peaks_s") else _peaks
         return ask(task, data, adapter, data_sha256, cache, progress)
-    features = unit_features(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    features = _in_turn(
+        protocol, lambda: unit_features(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    )
     train, val, test = (data.in_split(s) for s in ("train", "val", "test"))
     facts: dict[str, Any] = {"name": PROTOCOLS[protocol], "refit_on": "train and val", "grid": list(C_GRID)}
     if protocol in _FRACTION:
@@ -129,6 +133,18 @@ def answer(
         score=probe.score,
         valid=features.valid[test],
     )
+
+
+def _in_turn(protocol: str, make: Callable[[], _T]) -> _T:
+    """What `make` gives; of several processes the first makes it while the others wait, and find it in the cache then."""
+    if protocol != "finetune":
+        return make()
+    from xecg.pretrain.distributed import current
+
+    group = current()
+    found = make() if group.first else None
+    group.any(False)
+    return make() if found is None else found
 
 
 def _untrainable(adapter: Adapter) -> str | None:
@@ -177,7 +193,9 @@ def _tuned_peaks(
 ) -> Answer:
     from benchecg.protocols.finetune import fine_tune
 
-    given = record_tokens(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    given = _in_turn(
+        "finetune", lambda: record_tokens(task, data, adapter, data_sha256=data_sha256, cache=cache, progress=progress)
+    )
     probe = _peak_probe(task, data, given, refit=False)
     tuned = fine_tune(
         task, data, adapter, start=probe.head, data_sha256=data_sha256, plan=plan, cache=cache, progress=progress

@@ -6,8 +6,10 @@ Exit codes: 0 done · 1 failed · 2 usage · 3 done, some tasks gave no score ·
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +186,7 @@ def run(
     from benchecg.tasks.base import data_root
     from xecg.io.outputs import check_output
 
+    group = ctx.with_resource(_processes(protocol, device))
     if tasks and suite:
         raise click.UsageError("--task and --suite both say which tasks; needed one of them")
     check_output(out, folder=True)
@@ -200,15 +203,30 @@ def run(
             label = f"{loaded.task.id} · {name}"
             result = run_one(
                 loaded, adapter, out=folder, cache=cache or out / ".features", seed=seed,
-                protocol=protocol, subset=subset, covariates=beside, plan=plan, progress=_progress(label),
+                protocol=protocol, subset=subset, covariates=beside, plan=plan,
+                progress=_progress(label) if group.first else iter,
             )  # fmt: skip
             results.append(result)
-            if not as_json:
+            if group.first and not as_json:
                 click.echo(_line(result))
-    if as_json:
+    if as_json and group.first:
         _print_json([r.to_dict() for r in results])
     without = [r for r in results if r.headline is None]
     ctx.exit(0 if not without else 1 if len(without) == len(results) else _PARTLY)
+
+
+@contextmanager
+def _processes(protocol: str, device: str) -> Iterator[Any]:
+    """The processes that torchrun started, joined; this one alone otherwise."""
+    from xecg.pretrain.distributed import Group, joined
+
+    if protocol == "finetune":
+        with joined(device) as group:
+            yield group
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError(f"--protocol {protocol} runs in one process; only fine-tuning runs under torchrun")
+    yield Group()
 
 
 def _plan(task: Task, seeds: int, epochs: int | None, device: str) -> Plan:

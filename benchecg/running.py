@@ -104,18 +104,23 @@ def run(
     When the data are too few, or the adapter cannot be asked this, the result says so and holds no score. cache: folder for
     features; None computes them anew. protocol: one of `PROTOCOLS`; subset: which of the fixed few-label subsets. covariates:
     names of `benchecg.covariates` that the probe is given beside the features. plan:
-    of fine-tuning; the predictions are those of seed 0, and of each further seed in a file of its own beside them.
+    of fine-tuning; the predictions are those of seed 0, and of each further seed in a file of its own beside them. Of several
+    processes that fine-tune together each returns the result, and the first alone writes.
     """
     if protocol not in PROTOCOLS:
         raise SpecError(f"there is no protocol {protocol!r}; the protocols are {', '.join(PROTOCOLS)}")
-    out.mkdir(parents=True, exist_ok=True)
+    writes = protocol != "finetune" or _first()
+    if writes:
+        out.mkdir(parents=True, exist_ok=True)
     name = run_name(adapter.id, protocol, subset, covariates)
     refusal = loaded.refusal() or unsuited(loaded.task, adapter, protocol, covariates)
     if refusal:
-        (out / PREDICTIONS_FILE).unlink(missing_ok=True)
+        if writes:
+            (out / PREDICTIONS_FILE).unlink(missing_ok=True)
         facts = {"name": PROTOCOLS[protocol]}
         result = _result(loaded, adapter, name, reason=refusal, protocol=facts, seed=seed)
-        write_result(out, result)
+        if writes:
+            write_result(out, result)
         return result
     metered = Metered(adapter)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -126,12 +131,13 @@ def run(
     answered_s = time.perf_counter() - wall
     groups = record_facts(loaded.task, loaded.data, data_sha256=loaded.data_sha256, cache=cache, progress=progress)
     predictions = _predictions(loaded, name, given, groups=groups, seed=seed)
-    write_predictions(out / PREDICTIONS_FILE, predictions)
+    if writes:
+        write_predictions(out / PREDICTIONS_FILE, predictions)
     field = "score" if given.found is None else "found"
-    for number, others in enumerate(given.others, start=1):
+    for number, others in enumerate(given.others if writes else (), start=1):
         other = _predictions(loaded, name, replace(given, **{field: others}), groups=groups, seed=seed)
         write_predictions(out / f"predictions.seed-{number}.parquet", other)
-    scored = score(read_predictions(out / PREDICTIONS_FILE))
+    scored = score(read_predictions(out / PREDICTIONS_FILE) if writes else predictions)
     result = _result(
         loaded,
         adapter,
@@ -148,11 +154,18 @@ def run(
             **metered.cost(),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         },
-        predictions={"file": PREDICTIONS_FILE, "sha256": _sha256(out / PREDICTIONS_FILE)},
+        predictions={"file": PREDICTIONS_FILE, "sha256": _sha256(out / PREDICTIONS_FILE)} if writes else None,
         seed=seed,
     )
-    write_result(out, result)
+    if writes:
+        write_result(out, result)
     return result
+
+
+def _first() -> bool:
+    from xecg.pretrain.distributed import current
+
+    return current().first
 
 
 def _predictions(loaded: LoadedTask, name: str, given: Answer, **facts: Any) -> Predictions:

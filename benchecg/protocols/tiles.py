@@ -174,9 +174,9 @@ def _tokens(grid: Grid, first: float, last: float, n: int) -> tuple[int, int] | 
     return (a, b) if b <= count else None
 
 
-def batch_of(tiles: Sequence[Tile], inputs: Inputs, grid: Grid) -> tuple[Tensor, Tensor]:
-    """x float32 and mask bool, (B, leads, samples): shorter tiles are filled with missing samples."""
-    size = max(t.stop - t.start for t in tiles)
+def batch_of(tiles: Sequence[Tile], inputs: Inputs, grid: Grid, *, size: int = 0) -> tuple[Tensor, Tensor]:
+    """x float32 and mask bool, (B, leads, samples): shorter tiles are filled with missing samples. size: samples at least."""
+    size = max(size, *(t.stop - t.start for t in tiles))
     if grid.fixed and grid.window is not None:
         size = grid.window
     size = max(int(np.ceil(size / grid.token) * grid.token) if not grid.fixed else size, int(grid.token))
@@ -189,9 +189,11 @@ def batch_of(tiles: Sequence[Tile], inputs: Inputs, grid: Grid) -> tuple[Tensor,
     return torch.from_numpy(x), torch.from_numpy(mask)
 
 
-def features_of(module: nn.Module, tiles: Sequence[Tile], inputs: Inputs, grid: Grid, device: str) -> Tensor:
-    """Features of every unit of the tiles in their order, float32 (units, D), with a graph where it is wanted."""
-    x, mask = batch_of(tiles, inputs, grid)
+def features_of(
+    module: nn.Module, tiles: Sequence[Tile], inputs: Inputs, grid: Grid, device: str, *, size: int = 0
+) -> Tensor:
+    """Features of every unit of the tiles in their order, float32 (units, D), with a graph where it is wanted. size: see `batch_of`."""
+    x, mask = batch_of(tiles, inputs, grid, size=size)
     takes_mask = "mask" in inspect.signature(module.forward).parameters
     tokens = module(x.to(device), mask.to(device)) if takes_mask else module(x.to(device))
     tokens = (tokens[:, None] if tokens.ndim == 2 else tokens).float()

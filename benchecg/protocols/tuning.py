@@ -4,6 +4,9 @@ AdamW, one epoch of warm-up and half a cosine by the step, layer-wise decay of t
 by its norm, the epoch with the best validation metric kept (ties: the earliest; epoch 0, before any step, counts) and an end when
 it has not improved for some epochs. After each epoch the whole state goes to disk; random numbers depend on seed and epoch alone,
 so a training that was killed and started again ends with the same bits on one machine with one number of threads.
+
+Under `torchrun` every process takes its part of each batch. Batches, random numbers of their rows, the loss of the whole batch (a Cox
+loss has it as risk set) and every decision are those of one process; the first reads and writes the files.
 """
 
 from __future__ import annotations
@@ -19,15 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from benchecg.protocols.tiles import Inputs, Tile, Tiles, features_of
-from xecg.errors import CheckpointError
-from xecg.io.atomic import write_bytes, write_json
+from xecg.errors import CheckpointError, SpecError
+from xecg.io.atomic import write_bytes
 from xecg.model import Head
 from xecg.model.checkpoint import read_tensors
 from xecg.model.heads import loss_of
 from xecg.pretrain import schedule
+from xecg.pretrain.distributed import Group, current
 
 __all__ = ["Lesson", "Network", "Recipe", "Trained", "logits_of", "tune"]
 
+_DONE, _BEST, _STATE = "done.json", "best.safetensors", "state.safetensors"
 _FEWEST_STEPS, _SMALLEST_BATCH = 16, 4  # a small training set gets smaller batches, so that an epoch has so many steps
 
 
@@ -95,46 +100,53 @@ def tune(
 ) -> Trained:
     """Train `network` in place and leave the kept epoch's weights in it. folder: of this training alone; holds its state.
 
-    value_of: validation metric of the network as it stands.
+    value_of: validation metric of the network as it stands. Raises SpecError where several processes cannot train it as one does,
+    BackendError where there is no such device.
     """
-    train = lesson.tiles.train
-    folder.mkdir(parents=True, exist_ok=True)
-    network.to(recipe.device)
-    done = folder / "done.json"
-    if done.is_file() and (folder / "best.safetensors").is_file():
-        found = json.loads(done.read_text())
-        _load(network, folder / "best.safetensors")
+    train, group = lesson.tiles.train, current(recipe.device)
+    _refuse_undivided(network, group)
+    shelf = _Shelf(folder, group)
+    network.to(group.device)
+    done, best = shelf.read(_DONE), shelf.read(_BEST)
+    if done is not None and best is not None:
+        found = json.loads(done)
+        network.load_state_dict(read_tensors(best, _BEST))
         return Trained(found["value"], found["epoch"], found["history"])
     batch = min(recipe.batch, max(_SMALLEST_BATCH, len(train) // _FEWEST_STEPS))
     steps = -(-len(train) // batch)
     groups = _groups(network, recipe)
     optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
-    history = _resume(network, optimiser, folder / "state.safetensors")
+    history = _resume(network, optimiser, shelf.read(_STATE))
     if not history:
+        start = group.of_first(_packed(network.state_dict()))
+        network.load_state_dict(read_tensors(start or b"", _BEST))
         history = [{"epoch": 0, "loss": None, "value": value_of(network)}]
-        write_bytes(folder / "best.safetensors", _packed(network.state_dict()))
+        shelf.write(_BEST, _packed(network.state_dict()))
+    rows = _Rows(group)
     while len(history) <= recipe.epochs and len(history) - 1 - _best(history, higher_is_better) < recipe.patience:
         epoch = len(history)
         network.train()
         total = 0.0
-        with _seeded(recipe.seed, epoch), _stochastic_depth(network.module, recipe.drop_path):
+        with _seeded(recipe.seed, epoch), _stochastic_depth(network.module, recipe.drop_path, rows):
             order = torch.randperm(len(train)).tolist()
             for place in range(steps):
                 step = (epoch - 1) * steps + place + 1
                 factor = schedule.learning_factor(step, recipe.epochs * steps + 1, steps)
-                for group in optimiser.param_groups:
-                    group["lr"] = group["height"] * factor
+                for each in optimiser.param_groups:
+                    each["lr"] = each["height"] * factor
                 chosen = [train[i] for i in order[place * batch : (place + 1) * batch]]
+                rows.count = len(chosen)
                 total += _step(network, optimiser, chosen, lesson, recipe)
         history.append({"epoch": epoch, "loss": total / steps, "value": value_of(network)})
         report(history[-1])
         if _best(history, higher_is_better) == epoch or recipe.keep == "last":
-            write_bytes(folder / "best.safetensors", _packed(network.state_dict()))
-        write_bytes(folder / "state.safetensors", _packed(_state(network, optimiser), history))
+            shelf.write(_BEST, _packed(network.state_dict()))
+        shelf.write(_STATE, _packed(_state(network, optimiser), history))
     kept = len(history) - 1 if recipe.keep == "last" else _best(history, higher_is_better)
-    _load(network, folder / "best.safetensors")
-    write_json(done, {"value": history[kept]["value"], "epoch": kept, "history": history})
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    network.load_state_dict(read_tensors(shelf.read(_BEST) or b"", _BEST))
+    about = {"value": history[kept]["value"], "epoch": kept, "history": history}
+    shelf.write(_DONE, json.dumps(about, indent=2).encode())
+    shelf.remove(_STATE)
     return Trained(history[kept]["value"], kept, history)
 
 
@@ -154,11 +166,22 @@ def logits_of(network: Network, part: Sequence[Tile], lesson: Lesson, recipe: Re
 
 
 def _logits(network: Network, chosen: Sequence[Tile], lesson: Lesson, recipe: Recipe) -> Tensor:
-    """Of every unit of the tiles in their order."""
-    x = features_of(network.module, chosen, lesson.inputs, lesson.tiles.grid, recipe.device)
+    """Of every unit of the tiles in their order; each process makes those of its part, and all have them all."""
+    group = current(recipe.device)
+    own = (
+        group.share(chosen) or chosen[:1]
+    )  # with no part it makes one that is not used: all draw the same random numbers
+    size = max(t.stop - t.start for t in chosen)
+    x = features_of(network.module, own, lesson.inputs, lesson.tiles.grid, str(group.device), size=size)
     if lesson.beside is not None:
-        x = torch.cat([x, lesson.beside[_units(chosen)].to(x)], 1)
-    return network.head.of_features(x)
+        x = torch.cat([x, lesson.beside[_units(own)].to(x)], 1)
+    logits = network.head.of_features(x)
+    if group.size == 1:
+        return logits
+    number = torch.tensor([len(t.unit) for t in chosen])
+    first, last = (int(number[: len(chosen) * rank // group.size].sum()) for rank in (group.rank, group.rank + 1))
+    before, after = (logits.new_zeros(n, logits.shape[1]) for n in (first, int(number.sum()) - last))
+    return group.sum(torch.cat([before, logits[: last - first], after]))
 
 
 def _units(chosen: Sequence[Tile]) -> Tensor:
@@ -172,13 +195,15 @@ def _step(
     lesson: Lesson,
     recipe: Recipe,
 ) -> float:
-    target = lesson.label[_units(chosen)].to(recipe.device)
-    weight = None if lesson.weight is None or not recipe.class_weights else lesson.weight.to(recipe.device)
+    group = current(recipe.device)
+    target = lesson.label[_units(chosen)].to(group.device)
+    weight = None if lesson.weight is None or not recipe.class_weights else lesson.weight.to(group.device)
     loss = loss_of(network.head, _logits(network, chosen, lesson, recipe), target, weight=weight)
     optimiser.zero_grad(set_to_none=True)
     if not loss.requires_grad:
         return float(loss)
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss / group.size).backward()  # type: ignore[no-untyped-call]
+    group.sum_gradients_(list(network.parameters()))
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
     if bool(torch.isfinite(norm)):
         optimiser.step()
@@ -228,14 +253,59 @@ def _by_depth(module: nn.Module, decay: float) -> Iterator[tuple[list[nn.Paramet
             yield [p for p in fresh if (p.dim() > 1) == decays], factor, decays
 
 
+def _refuse_undivided(network: nn.Module, group: Group) -> None:
+    """Where a part of a batch is answered otherwise than within it, several processes are not one."""
+    odd = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    found = next((m for m in network.modules() if isinstance(m, odd) and getattr(m, "p", 1) > 0), None)
+    if group.size > 1 and found is not None:
+        raise SpecError(
+            f"the network has {type(found).__name__}, which answers {group.size} parts of a batch otherwise than the whole; "
+            "fine-tune it in one process"
+        )
+
+
+class _Rows:
+    """A random number in [0, 1) for each row of a batch, drawn for all of them, of which a process has its part."""
+
+    def __init__(self, group: Group) -> None:
+        self._group, self.count = group, 0
+
+    def __call__(self, n: int) -> Tensor:
+        drawn = torch.rand(self.count)
+        part = list(self._group.share(range(self.count)))
+        return drawn[part] if part else drawn[:n]
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """The files of a training, which the first process alone reads and writes."""
+
+    folder: Path
+    group: Group
+
+    def read(self, name: str) -> bytes | None:
+        """The file, on all processes; None where there is none."""
+        path = self.folder / name
+        return self.group.of_first(path.read_bytes() if self.group.first and path.is_file() else None)
+
+    def write(self, name: str, data: bytes) -> None:
+        if self.group.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.folder / name, data)
+
+    def remove(self, name: str) -> None:
+        if self.group.first:
+            (self.folder / name).unlink(missing_ok=True)
+
+
 @contextmanager
-def _stochastic_depth(module: nn.Module, rate: float) -> Iterator[None]:
+def _stochastic_depth(module: nn.Module, rate: float, rows: Callable[[int], Tensor] = torch.rand) -> Iterator[None]:
     """While it lasts, the residual part of block i of n is dropped from each row with probability rate · i / (n − 1)."""
     blocks = getattr(getattr(module, "model", module), "blocks", None)
     hooks = []
     if rate and isinstance(blocks, nn.ModuleList) and len(blocks) > 1:
         for i, block in enumerate(blocks):
-            hooks.append(block.register_forward_hook(_dropping(rate * i / (len(blocks) - 1))))
+            hooks.append(block.register_forward_hook(_dropping(rate * i / (len(blocks) - 1), rows)))
     try:
         yield
     finally:
@@ -243,10 +313,10 @@ def _stochastic_depth(module: nn.Module, rate: float) -> Iterator[None]:
             hook.remove()
 
 
-def _dropping(rate: float) -> Callable[..., Any]:
+def _dropping(rate: float, rows: Callable[[int], Tensor]) -> Callable[..., Any]:
     def hook(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
-        kept = (torch.rand(len(x)) >= rate).to(x) / (1 - rate)
+        kept = (rows(len(x)) >= rate).to(x) / (1 - rate)
         return x + (output - x) * kept.view(-1, *[1] * (x.dim() - 1))
 
     return hook
@@ -267,10 +337,6 @@ def _packed(tensors: dict[str, Tensor], history: list[dict[str, Any]] | None = N
     return save(plain, metadata={"history": json.dumps(history or [])})
 
 
-def _load(network: Network, path: Path) -> None:
-    network.load_state_dict(read_tensors(path.read_bytes(), str(path)))
-
-
 def _state(network: Network, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     moments = {
         f"adam.{i}.{name}": value
@@ -280,13 +346,12 @@ def _state(network: Network, optimiser: torch.optim.Optimizer) -> dict[str, Tens
     return {**{f"net.{name}": t for name, t in network.state_dict().items()}, **moments}
 
 
-def _resume(network: Network, optimiser: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
-    """The history of the state at `path`, which is put into network and optimiser; [] without a whole one."""
-    if not path.is_file():
+def _resume(network: Network, optimiser: torch.optim.Optimizer, data: bytes | None) -> list[dict[str, Any]]:
+    """The history in the bytes of a state, which is put into network and optimiser; [] without a whole one."""
+    if data is None:
         return []
-    data = path.read_bytes()
     try:
-        tensors = read_tensors(data, str(path))
+        tensors = read_tensors(data, _STATE)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except CheckpointError:
         return []

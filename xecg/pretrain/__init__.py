@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xecg.pretrain import corpus, losses, schedule, trainer, views
+    from xecg.pretrain import corpus, distributed, losses, schedule, trainer, views
     from xecg.pretrain.build import build_corpus
     from xecg.pretrain.corpus import Corpus
     from xecg.pretrain.settings import Settings
@@ -21,9 +21,20 @@ _HOME = {
     "build_corpus": "xecg.pretrain.build",
     "train": "xecg.pretrain.trainer",
 }
-_MODULES = ("corpus", "losses", "schedule", "trainer", "views")
+_MODULES = ("corpus", "distributed", "losses", "schedule", "trainer", "views")
 
-__all__ = ["Corpus", "Settings", "build_corpus", "corpus", "losses", "schedule", "train", "trainer", "views"]
+__all__ = [
+    "Corpus",
+    "Settings",
+    "build_corpus",
+    "corpus",
+    "distributed",
+    "losses",
+    "schedule",
+    "train",
+    "trainer",
+    "views",
+]
 
 
 def __getattr__(name: str) -> Any:

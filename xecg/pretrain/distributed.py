@@ -84,6 +84,20 @@ class Group:
         whole[self._part(total)] = own
         return _summed(whole)
 
+    def of_first(self, data: bytes | None) -> bytes | None:
+        """What the first process gives, on all of them; what the others give is not looked at."""
+        if self.size == 1:
+            return data
+        length = -1 if data is None else len(data)
+        length = int(_summed(torch.tensor(length if self.first else 0, device=self.device)))
+        if length < 1:
+            return None if length < 0 else b""
+        whole = torch.zeros(length, dtype=torch.uint8, device=self.device)
+        if self.first and data is not None:
+            whole.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        dist.broadcast(whole, 0)
+        return whole.cpu().numpy().tobytes()
+
     def any(self, fact: bool) -> bool:
         """Whether it holds on any process."""
         return bool(self.sum(torch.tensor(int(fact), device=self.device)) > 0)
