@@ -30,6 +30,10 @@ class Metered:
         self._count(time.perf_counter() - start, sum(r.duration_s for r in recordings))
         return tokens
 
+    def unmetered(self) -> Adapter:
+        """The adapter itself."""
+        return self._adapter
+
     def cost(self) -> dict[str, float]:
         """For a result: what was computed in this run; nothing when every feature came from the cache."""
         if not self.ecg_s or not self.wall_s:

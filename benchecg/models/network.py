@@ -18,7 +18,7 @@ from benchecg.models.base import Tokens
 from xecg.errors import ShapeError
 from xecg.signal import Recording, SignalSpec
 
-__all__ = ["Contract", "NetworkAdapter", "fingerprint_of", "seeded"]
+__all__ = ["Contract", "NetworkAdapter", "fingerprint_of", "seeded", "weights_of"]
 
 _BATCH = 16  # windows encoded at once: bounds memory, changes no value
 
@@ -70,11 +70,17 @@ class NetworkAdapter:
         self._network = network.eval()
         self.contract = contract
         self.id = id
-        self.fingerprint = fingerprint_of(network, contract) if fingerprint is None else fingerprint
+        self._named = fingerprint
         self.spec_hash = contract.spec.hash
         self.trained = trained
         self.about = about
         self.pretrained_on = pretrained_on
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights and the contract as they are now, after the name that was given, if any."""
+        now = fingerprint_of(self._network, self.contract)
+        return now if self._named is None else f"{self._named}-{now[:8]}"
 
     @property
     def spec(self) -> SignalSpec:
@@ -151,13 +157,17 @@ class NetworkAdapter:
 
 def fingerprint_of(network: nn.Module, contract: Contract) -> str:
     """16 hex digits that name weights and input contract."""
-    digest = hashlib.sha256(
-        repr((contract.spec.hash, contract.window, contract.fixed, contract.token, contract.first)).encode()
-    )
-    for name, value in sorted(network.state_dict().items()):
+    takes = repr((contract.spec.hash, contract.window, contract.fixed, contract.token, contract.first))
+    return hashlib.sha256(f"{takes}\n{weights_of(network)}".encode()).hexdigest()[:16]
+
+
+def weights_of(network: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, those too that no checkpoint keeps."""
+    digest = hashlib.sha256()
+    for name, value in sorted([*network.named_parameters(), *network.named_buffers()]):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -30,13 +30,17 @@ class XECGAdapter:
     def __init__(self, model: XECG, *, id: str, pretrained_on: tuple[str, ...] | None = None) -> None:
         self._model = model.eval()
         self.id = id
-        self.fingerprint = model.fingerprint
         self.spec_hash = model.spec.hash
         self.trained: bool | None = model.trained
         self.about = f"xECG {model.name}: {model.config.blocks}, D = {model.config.dim}" + (
             "" if model.trained else ", UNTRAINED: random weights"
         )
         self.pretrained_on = pretrained_on if model.trained else ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights as they are now: they are shared with whoever holds the model."""
+        return self._model.fingerprint
 
     @property
     def spec(self) -> SignalSpec:

@@ -1,4 +1,9 @@
-"""Features of a task's units from an adapter, in blocks that a cache keeps: an interrupted run goes on where it stopped."""
+"""Features of a task's units from an adapter, in blocks that a cache keeps: an interrupted run goes on where it stopped.
+
+A folder of the cache is named by all that its features depend on, as far as it can be named. Code, and the weights of a model whose
+fingerprint says nothing of them, cannot: so a folder holds a witness, too, the features of the start of one recording, and
+features that are no longer the adapter's are thrown away.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,8 @@ from xecg.signal import Recording
 
 __all__ = ["Features", "RecordTokens", "is_synthetic", "record_tokens", "recording_of", "unit_features"]
 
+_WITNESS, _WITNESS_S = "witness.npz", 30.0
+_SAME = 1e-6  # of the largest feature: what another number of threads may change, and no training leaves unchanged
 _SHOWN = ("age", "sex")  # meta that an adapter may use, unless the task hides it
 
 
@@ -106,6 +113,8 @@ def _blocks(
 ) -> tuple[_Parts, int]:
     used = [i for i, r in enumerate(data.records) if r.split != "dropped"]
     blocks = [used[i : i + task.records_per_call] for i in range(0, len(used), task.records_per_call)]
+    if folder is not None and used:
+        _clear_what_is_old(folder, task, data, adapter, used[0])
     parts, cached = [], 0
     for number, block in enumerate(progress(blocks)):
         path = None if folder is None else folder / f"block-{number:05d}.npz"
@@ -118,10 +127,35 @@ def _blocks(
     return parts, cached
 
 
+def _clear_what_is_old(folder: Path, task: Task, data: TaskData, adapter: Adapter, record: int) -> None:
+    """Remove the blocks of `folder` unless the adapter still says of its witness what it said when they were made."""
+    recording = recording_of(task, data, data.records[record])
+    n = max(1, int(_WITNESS_S * recording.rate))
+    short = recording.with_(signal=recording.signal[:, :n].copy(), mask=recording.mask[:, :n].copy())
+    ask = adapter.unmetered() if hasattr(adapter, "unmetered") else adapter
+    tokens = _checked(ask, [short])[0]
+    now = tuple(np.asarray(a) for a in (tokens.values, tokens.start_s, tokens.length_s))
+    before = _load(folder / _WITNESS)
+    if before is not None and len(before) == len(now) and all(map(_same, before, now)):
+        return
+    for block in folder.glob("block-*.npz"):
+        block.unlink()
+    _store(folder / _WITNESS, now)
+
+
+def _same(before: np.ndarray, now: np.ndarray) -> bool:
+    if before.shape != now.shape:
+        return False
+    return bool(np.abs(before - now).max(initial=0) <= _SAME * np.abs(before).max(initial=0))
+
+
 def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str, units: str) -> str:
     ids = [r.id for r in data.records if r.split != "dropped"]
     parts = [
         library_version("xecg"),  # its front end and detectors are part of the features
+        task.id,  # a task makes some of its recordings itself
+        task.version,
+        task.profile,
         adapter.id,
         adapter.fingerprint,
         adapter.spec_hash,
@@ -135,7 +169,10 @@ def _key(task: Task, data: TaskData, adapter: Adapter, data_sha256: str, units: 
 
 
 def _tokens(task: Task, data: TaskData, adapter: Adapter, block: list[int]) -> list[Tokens]:
-    recordings = [recording_of(task, data, data.records[i]) for i in block]
+    return _checked(adapter, [recording_of(task, data, data.records[i]) for i in block])
+
+
+def _checked(adapter: Adapter, recordings: list[Recording]) -> list[Tokens]:
     tokens = adapter.features(recordings)
     if len(tokens) != len(recordings):
         raise ShapeError(

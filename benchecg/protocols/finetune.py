@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from benchecg.models.base import Adapter
+from benchecg.models.network import weights_of
 from benchecg.protocols.linear_probe import LinearMap, metric_of
 from benchecg.protocols.peak_head import READINGS, Picked, Reading, best_theta
 from benchecg.protocols.peak_tuning import PeakUnits, peak_units, pooled, truth_of
@@ -34,7 +35,7 @@ from xecg.errors import SpecError
 from xecg.model import Head, HeadSpec
 from xecg.model.head_spec import questions
 
-__all__ = ["GRID", "SEEDS", "Plan", "Tuned", "class_weights", "fine_tune", "untrainable", "weights_of"]
+__all__ = ["GRID", "SEEDS", "Plan", "Tuned", "class_weights", "fine_tune", "untrainable"]
 
 SEEDS = 5
 GRID = tuple(product((1e-5, 1e-4, 1e-3), (0.75, 1.0)))  # lr_core, layer-wise decay
@@ -294,15 +295,6 @@ def class_weights(task: Task, label: np.ndarray) -> Tensor | None:
     n = len(task.classes)
     count = (label == 1).sum(0) if task.kind == "multilabel" else np.bincount(label.astype(int), minlength=n)
     return torch.from_numpy(len(label) / (n * np.maximum(count, 1))).float()
-
-
-def weights_of(module: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, those too that no checkpoint keeps."""
-    digest = hashlib.sha256()
-    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _score(head: Head, logits: Tensor) -> np.ndarray:
