@@ -19,6 +19,7 @@ from xecg.cli.group import Group
 from xecg.errors import DataMissing
 
 if TYPE_CHECKING:
+    from benchecg.left_out import LeftOut
     from benchecg.protocols.finetune import Plan
     from benchecg.results import Result
     from benchecg.running import LoadedTask
@@ -180,6 +181,7 @@ def run(
     """Score models on tasks; results go to OUT/TASK/MODEL, or to OUT/TASK/MODEL+PROTOCOL where it is not the linear probe."""
     from benchecg.answering import unsuited
     from benchecg.covariates import parse_covariates
+    from benchecg.left_out import write_left_out
     from benchecg.models import load_adapter
     from benchecg.running import run as run_one
     from benchecg.running import run_folder, run_name
@@ -192,8 +194,9 @@ def run(
     check_output(out, folder=True)
     beside = parse_covariates(covariates)
     adapters = [load_adapter(name) for name in models or _DEFAULT_MODELS]
-    results = []
-    for loaded in _load_all(tasks, data_root(data), profile, of_open_sets=suite == "open"):
+    results: list[Result] = []
+    absent: list[LeftOut] = []
+    for loaded in _load_all(tasks, data_root(data), profile, of_open_sets=suite == "open", absent=absent):
         plan = None if protocol != "finetune" else _plan(loaded.task, seeds, epochs, device)
         for adapter in adapters:
             if not models and unsuited(loaded.task, adapter, protocol):
@@ -209,6 +212,8 @@ def run(
             results.append(result)
             if group.first and not as_json:
                 click.echo(_line(result))
+    if group.first and not tasks:
+        write_left_out(out, absent)
     if as_json and group.first:
         _print_json([r.to_dict() for r in results])
     without = [r for r in results if r.headline is None]
@@ -238,9 +243,18 @@ def _plan(task: Task, seeds: int, epochs: int | None, device: str) -> Plan:
 
 
 def _load_all(
-    ids: tuple[str, ...], root: Path, profile: str = "corrected", *, of_open_sets: bool = False
+    ids: tuple[str, ...],
+    root: Path,
+    profile: str = "corrected",
+    *,
+    of_open_sets: bool = False,
+    absent: list[LeftOut] | None = None,
 ) -> Iterable[LoadedTask]:
-    """The tasks asked for, or those whose data are there; an absent data set is an error only when it was asked for."""
+    """The tasks asked for, or those whose data are there; an absent data set is an error only when it was asked for.
+
+    absent: takes what is left out.
+    """
+    from benchecg.left_out import left_out
     from benchecg.profiles import task_in
     from benchecg.reference import VARIANTS
     from benchecg.running import load_data
@@ -249,12 +263,16 @@ def _load_all(
     every = task_ids() if profile == "corrected" else tuple(VARIANTS)
     for task in [task_in(profile, i) for i in ids or every]:
         if of_open_sets and (task.dataset.access != "open" or task.synthetic):
+            if absent is not None and not task.synthetic:
+                absent.append(left_out(task, None, root))
             continue
         try:
             yield load_data(task, root)
         except DataMissing as error:
             if ids:
                 raise
+            if absent is not None and not task.synthetic:
+                absent.append(left_out(task, error, root))
             click.echo(f"{task.id}: left out. {error}", err=True)
 
 
@@ -400,6 +418,7 @@ def compare(runs: Path, a: str, b: str, profile: str, as_json: bool) -> None:
 )
 def report(runs: Path, out: Path) -> None:
     """Everything under RUNS as one self-contained HTML page; its overview alone as a table where OUT ends in .tex or .md."""
+    from benchecg.left_out import read_left_out
     from benchecg.report import calibration, latex, markdown, render
     from benchecg.results import find_results, read_result
     from benchecg.robustness import find_curves
@@ -409,9 +428,11 @@ def report(runs: Path, out: Path) -> None:
     check_output(out)
     found = {folder: read_result(folder) for folder in find_results(runs)}
     results = list(found.values())
-    tables = {".tex": latex, ".md": markdown}
-    if out.suffix in tables:
-        write_text(out, tables[out.suffix](results))
+    absent = read_left_out(runs, scored={r.task["id"] for r in results})
+    if out.suffix == ".tex":
+        write_text(out, latex(results))
+    elif out.suffix == ".md":
+        write_text(out, markdown(results, left_out=absent))
     else:
         calibrations = {
             (r.task["id"], r.model["id"]): calibration(folder, r)
@@ -419,7 +440,7 @@ def report(runs: Path, out: Path) -> None:
             if r.profile == "corrected"
         }
         known = {key: value for key, value in calibrations.items() if value is not None}
-        write_text(out, render(results, calibrations=known, curves=find_curves(runs)))
+        write_text(out, render(results, calibrations=known, curves=find_curves(runs), left_out=absent))
     click.echo(f"{out}: {len(results)} runs")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchecg.tasks import PARTS, SUITE
 from xecg.errors import ReadError, SpecError
 
-__all__ = ["FORMAT", "UNVALIDATED", "Result", "find_results", "read_result", "suite_score", "write_result"]
+__all__ = ["FORMAT", "UNVALIDATED", "Result", "check", "find_results", "read_result", "suite_score", "write_result"]
 
 FORMAT = "benchecg-result/4"
 RESULT_FILE = "result.json"
@@ -143,6 +143,13 @@ def _check(value: Any, wanted: Any, where: str, file: str) -> None:
             _check(item, chosen[0], f"{where}[{i}]", file)
     if isinstance(chosen, dict):
         _check_object(value, chosen, where, file)
+
+
+def check(value: Any, schema: dict[str, Any], file: str) -> None:
+    """Raise ReadError unless a JSON object has the fields of `schema`, which is written as that of a result."""
+    if not isinstance(value, dict):
+        raise ReadError(file, "content", _kind(value), "needed a JSON object", "Run the task again.")
+    _check_object(value, schema, "", file)
 
 
 def _check_object(value: dict[str, Any], wanted: dict[str, Any], where: str, file: str) -> None:

@@ -7,7 +7,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from benchecg.left_out import LeftOut
 from benchecg.profiles import DEFECTS
+from benchecg.report.absent import absent_tasks
 from benchecg.report.calibration import Calibration
 from benchecg.report.figures import calibration_figure, cost_figure, label_figure, robustness_figures
 from benchecg.report.names import interval, metric_name, number, table
@@ -25,11 +27,12 @@ def render(
     *,
     calibrations: Mapping[tuple[str, str], Calibration] | None = None,
     curves: Sequence[Mapping[str, Any]] = (),
+    left_out: Sequence[LeftOut] = (),
 ) -> str:
     """The page as text. Results are grouped by task, models in the order of their headline value.
 
     Results of the authors profile stand in a section of their own beside the corrected ones, never among them.
-    calibrations: by task and model. curves: contents of robustness files.
+    calibrations: by task and model. curves: contents of robustness files. left_out: tasks without data.
     """
     every = results
     results = [r for r in every if r.profile == "corrected"] or every
@@ -44,6 +47,7 @@ def render(
                 for i, g in tasks.items()
             ),
             _profiles(every),
+            absent_tasks(left_out),
             _method(results),
         ]
     )

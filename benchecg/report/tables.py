@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchecg.left_out import LeftOut
+from benchecg.report.absent import absent_lines
 from benchecg.report.html import by_task, plain
 from benchecg.report.names import metric_name, number
 from benchecg.results import Result
@@ -38,8 +40,8 @@ def latex(results: Sequence[Result]) -> str:
     return "\n".join([*lines, r"\bottomrule", *foot, r"\end{tabular}"]) + "\n"
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """The same as a Markdown table."""
+def markdown(results: Sequence[Result], *, left_out: Sequence[LeftOut] = ()) -> str:
+    """The same as a Markdown table, and beneath it the tasks without data."""
     results = plain(results)
     models, rows = _rows(results)
     lines = [f"| Task (metric) | {' | '.join(models)} |", "|---" * (len(models) + 1) + "|"]
@@ -47,7 +49,7 @@ def markdown(results: Sequence[Result]) -> str:
         shown = (c and (f"**{c[0]}** {c[1]}" if c[2] else f"{c[0]} {c[1]}") + c[3] for c in cells)
         lines.append(f"| {title} | {' | '.join(text or '–' for text in shown)} |")
     foot = [f"{m} {text}" for m, text in _notes(results)]
-    return "\n".join([*lines, "", *foot, "Research use only, not a medical device."]) + "\n"
+    return "\n".join([*lines, "", *foot, *absent_lines(left_out), "Research use only, not a medical device."]) + "\n"
 
 
 _Cell = tuple[str, str, bool, str]  # value, interval, best of its task, marks
