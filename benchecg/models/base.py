@@ -79,11 +79,13 @@ class Adapter(Protocol):
     """
 
     id: str
-    fingerprint: str
     spec_hash: str
     trained: bool | None
     about: str
     pretrained_on: tuple[str, ...] | None
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def features(self, recordings: Sequence[Recording]) -> list[Tokens]:
         """One `Tokens` for each recording, in order."""

@@ -28,7 +28,7 @@ from xecg.model import Head
 from xecg.model.checkpoint import read_tensors
 from xecg.model.heads import loss_of
 from xecg.pretrain import schedule
-from xecg.pretrain.distributed import Group, current
+from xecg.pretrain.distributed import Gradients, Group, current
 
 __all__ = ["Lesson", "Network", "Recipe", "Trained", "logits_of", "tune"]
 
@@ -202,8 +202,10 @@ def _step(
     optimiser.zero_grad(set_to_none=True)
     if not loss.requires_grad:
         return float(loss)
-    (loss / group.size).backward()  # type: ignore[no-untyped-call]
-    group.sum_gradients_(list(network.parameters()))
+    with Gradients(group, list(network.parameters())[::-1]) as gradients:
+        gradients.expect(1)
+        (loss / group.size).backward()  # type: ignore[no-untyped-call]
+        gradients.finish()
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
     if bool(torch.isfinite(norm)):
         optimiser.step()

@@ -33,8 +33,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_mitdb: Path) -> Path:
         str(small_mitdb),
         "-o",
         str(out),
-        "--resamples",
-        "20",
     ]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code in (0, 3), done.output
