@@ -74,6 +74,21 @@ assert Path(xecg.__file__).is_relative_to({site!r}), xecg.__file__
 print(Path(xecg.__file__).parent, {said})
 """
 
+_SERVING = """
+import json, torch
+from xecg import ops
+from xecg.ops._dispatch import OPS
+print(json.dumps({op: ops.backends(op, "cuda", torch.bfloat16) for op in OPS}))
+"""
+_WANTED = {
+    "mlstm": "triton",
+    "slstm": "cuda",
+    "causal_conv1d": "cuda",
+    "linear": "triton",
+    "gated": "triton",
+    "norm": "triton",
+}
+
 Run = Callable[[Sequence[str], Path, dict[str, str], float], "Done"]
 
 
@@ -358,6 +373,16 @@ class Check:
         command += ["-p", "no:cacheprovider", "tests/ops/test_gpu.py", "-k", "memory_checkers"]
         return sanitizer_verdict(self.run(command, self.tree, environment, min(_CHECKERS_S, self.left())))
 
+    def serving(self) -> tuple[str, str]:
+        """Which kernels there are at all: a parity test of one that does not serve would pass without having asked it."""
+        done = self.python("-c", _SERVING)
+        if done.status != 0:
+            return "failed", _last(done.output)
+        told = _json(done.output)
+        reasons = {f"{op}: {backend}": told[op][backend] for op, backend in _WANTED.items()}
+        absent = [f"{name} ({reason})" for name, reason in reasons.items() if reason]
+        return ("failed", "; ".join(absent)) if absent else ("passed", ", ".join(reasons))
+
     def broken(self) -> list[str]:
         """Kernels of `_SPARE` that did not run in the parity tests, as "backend/op"."""
         found = set()
@@ -416,8 +441,7 @@ class Check:
         self.add("peers", self.carried)
         if self.add("tools", self.tools):
             facts = self.run([sys.executable, "-c", _FACTS], self.work, self.environment, self.left())
-            if facts.status == 0:
-                self.known |= json.loads(_last(facts.output))
+            self.known |= _json(facts.output) if facts.status == 0 else {}
             self.copied()
             if self.add("install", lambda: self.install("cuda")) or self.add(
                 "install without CUDA", lambda: self.install("cpu")
@@ -431,6 +455,7 @@ class Check:
 
     def _with_gpu(self) -> None:
         print("{gpu}, compute capability {capability}, torch {torch}".format(**self.known), flush=True)
+        self.add("kernels", self.serving)
         self.add("parity", self.parity)
         self.add("bench", self.bench)
         for tool in ("memcheck", "racecheck"):
@@ -483,6 +508,18 @@ def _told(file: Path) -> dict[str, dict]:
             continue
         found[line["test"]] = line
     return found
+
+
+def _json(output: str) -> dict:
+    """The last line that is an object: warnings may stand before and after it."""
+    for line in reversed(output.splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def _last(output: str) -> str:

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from bench import gpu_check
 from bench.gpu_check import PARTS, Check, Done, Step, pytest_counts, sanitizer_verdict, summary
+from xecg.ops._dispatch import OPS
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
@@ -39,7 +41,9 @@ class Machine:
         tests: dict[str, list[tuple[int | None, list[dict]]]] | None = None,
     ) -> None:
         facts = {"torch": "2.11", "cuda": "13.0", "gpu": gpu, "capability": [9, 0] if gpu else []}
-        self.answers = {"get_device_name": Done(0, json.dumps(facts)), **answers}
+        every = {op: dict.fromkeys(("cuda", "triton", "reference"), "") for op in OPS}
+        known = {"get_device_name": Done(0, json.dumps(facts)), "ops.backends": Done(0, json.dumps(every))}
+        self.answers = {**known, **answers}
         self.rows, self.now = ROWS if rows is None else rows, 0.0
         self.commands: list[str] = []
         self.environments: list[dict[str, str]] = []
@@ -184,6 +188,16 @@ def test_without_nvcc_or_where_the_build_fails_the_rest_is_still_tested(
     assert builds == ["cpu"] and not any("xecg._cuda" in line for line in machine.commands)
 
 
+def test_a_kernel_that_is_not_there_is_told_and_not_taken_for_tested(tmp_path: Path) -> None:
+    reasons = {op: {"cuda": "", "triton": "the package triton is not installed", "reference": ""} for op in OPS}
+    made = check(tmp_path, Machine({"ops.backends": Done(0, json.dumps(reasons))}))
+    assert made.all() == 1
+    step = next(step for step in made.steps if step.name == "kernels")
+    assert step.state == "failed" and "mlstm: triton (the package triton is not installed)" in step.told
+    assert "slstm" not in step.told and states(made)["parity"] == "passed"
+    assert set(gpu_check._WANTED) == set(OPS)
+
+
 def test_only_the_device_that_is_there_is_built_for(tmp_path: Path) -> None:
     for given, wanted in (({}, "90-real"), ({"XECG_CUDA_ARCHS": "80"}, "80")):
         machine = Machine({})
@@ -213,6 +227,8 @@ def test_a_test_that_breaks_the_gpu_costs_itself_and_is_listed(
         ],
         "other ops": [(1, [line("e", "failed", "off by 2e-3"), line("f", "passed")])],
         "mlstm float32": [(None, [line("g", "passed"), line("h", "started")])],
+        "mlstm short types": [(0, [line("i", "skipped", "no NVIDIA GPU")])],
+        "mlstm steps and bits": [(2, [line("j", "passed")])],  # a file of the part could not be collected
     }
     machine = Machine({}, tests=tests)
     made = check(tmp_path, machine)
@@ -221,8 +237,10 @@ def test_a_test_that_breaks_the_gpu_costs_itself_and_is_listed(
     assert told["parity: slstm"] == ("failed", "2 passed, 2 failed")
     assert told["parity: other ops"] == ("failed", "1 passed, 1 failed")
     assert told["parity: mlstm float32"] == ("failed", "1 passed; stopped at its time limit")
-    assert told["parity: mlstm short types"][0] == told["bench"][0] == "passed"
-    assert told["parity"][1].startswith("3 of 6 parts passed")
+    assert told["parity: mlstm short types"] == ("failed", "1 skipped")
+    assert told["parity: mlstm steps and bits"] == ("failed", "1 passed")
+    assert told["parity: encoder and front end"][0] == told["bench"][0] == "passed"
+    assert told["parity"][1].startswith("1 of 6 parts passed")
     kept = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
     failures = {(f["part"], f["test"]): f["reason"] for f in kept["failures"]}
     assert failures[("slstm", "b")] == "CUDA error: an illegal memory access" and ("slstm", "c") in failures
@@ -303,27 +321,27 @@ def test_some_steps_can_be_asked_for(tmp_path: Path) -> None:
 
 
 def _collected(*arguments: str) -> set[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--collect-only",
-        "-q",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
-        *arguments,
-    ]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-m", "gpu", "-p", "no:cacheprovider", *arguments]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     return set(re.findall(r"^(tests/\S+::.+)$", out, re.MULTILINE))
 
 
+def _takes(arguments: Sequence[str], test: str) -> bool:
+    """Whether a part's files and its -k take a test: words of -k are looked for in its file's name and its own."""
+    files = [word for word in arguments if word.endswith(".py")]
+    words = arguments[arguments.index("-k") + 1] if "-k" in arguments else "test"
+    names = test.rpartition("/")[2]
+    return any(test.startswith(f"{file}::") for file in files) and Expression.compile(words).evaluate(
+        lambda word, **_: word in names
+    )
+
+
 @pytest.mark.slow
 def test_the_parts_together_are_every_test_of_a_gpu_once() -> None:
-    every, parts = _collected("tests"), [_collected(*arguments) for arguments in PARTS.values()]
-    assert every and set().union(*parts) == every and sum(map(len, parts)) == len(every)
-    assert all(parts)
+    every = _collected("tests")
+    taken = {test: [name for name, arguments in PARTS.items() if _takes(arguments, test)] for test in every}
+    assert not {test: parts for test, parts in taken.items() if len(parts) != 1}
+    assert {parts[0] for parts in taken.values()} == set(PARTS)
 
 
 _SUITE = """
