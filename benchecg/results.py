@@ -179,7 +179,7 @@ def read_result(path: Path) -> Result:
     path = path / RESULT_FILE if path.is_dir() else path
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReadError(str(path), "result", f"unreadable ({error})", "needed a result of `benchecg run`") from None
     return _from_dict(data, str(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import resource
 import time
@@ -20,7 +21,7 @@ from benchecg.stats import facts as interval_facts
 from benchecg.subgroups import record_facts
 from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, split_hash
 from benchecg.versions import library_versions
-from xecg.errors import SpecError
+from xecg.errors import ReadError, SpecError, XECGError
 
 if TYPE_CHECKING:
     from benchecg.protocols.finetune import Plan
@@ -51,7 +52,7 @@ def load_data(task: Task, root: Path) -> LoadedTask:
 
     Raises DataMissing, ReadError, and SpecError when rows do not fit the task or the split is not the pinned one.
     """
-    data = task.load(root)
+    data = _loaded(task, root)
     if (misfit := task.misfit(data)) is not None:
         raise SpecError(f"{task.id}: {misfit}")
     found = split_hash(data.records)
@@ -63,6 +64,23 @@ def load_data(task: Task, root: Path) -> LoadedTask:
     if not task.shared_patients:
         _no_patient_twice(task, data)
     return LoadedTask(task, data, data_hash(data.files, root), found)
+
+
+def _loaded(task: Task, root: Path) -> TaskData:
+    """What the task's loader makes of its files; what is not laid out as the release is said to be so."""
+    place, name = str(root / task.dataset.folder), task.dataset.name
+    try:
+        data = task.load(root)
+    except XECGError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
+        found = f"not readable as {name}'s ({type(error).__name__}: {error})"
+        raise ReadError(
+            place, "layout", found, "needed the release's own files, unchanged", "Get them anew."
+        ) from error
+    if not data.records:
+        raise ReadError(place, "records", "none", f"needed those of {name}", "Get its files anew.")
+    return data
 
 
 def _no_patient_twice(task: Task, data: TaskData) -> None:

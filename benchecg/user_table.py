@@ -104,8 +104,14 @@ def _rows(path: Path, labels: Sequence[str]) -> list[dict[str, str]]:
     for name in ("record", *labels):
         if name not in names:
             raise ReadError(str(path), "columns", ", ".join(names), f"needed a column {name!r}")
+    if len(set(names)) != len(names):
+        raise ReadError(str(path), "columns", ", ".join(names), "needed each name once")
     if not rows:
         raise ReadError(str(path), "rows", "none", "needed one row a recording")
+    for i, row in enumerate(rows, 1):
+        cells = sum(cell is not None for key, cell in row.items() if key is not None) + len(row.get(None, ()))  # type: ignore[call-overload]
+        if cells != len(names):
+            raise ReadError(str(path), f"row {i}", f"{cells} cells", f"the first row names {len(names)} columns")
     return rows
 
 

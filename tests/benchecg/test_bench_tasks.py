@@ -262,3 +262,28 @@ def test_real_ptbxl_subset_has_the_rows_it_should(real_data):
         assert [r.split for r in loaded.data.records] == ["train"] * 7 + ["test", "val"]
         assert loaded.data.label.sum(0).tolist() == [9, 0, 0, 0, 0]
         assert "too few records for a score" in loaded.refusal()
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (b"", "records is none"),
+        (b"record,patient,rhythm\n", "records is none"),
+        (b"\xff\xfe\x00", "layout is not readable"),
+        (b"record;patient;rhythm\na;b;sinus\n", "layout is not readable"),
+        (b"record,patient,rhythm\na\n", "rhythm is None"),
+    ],
+)
+def test_files_that_are_not_laid_out_as_the_release_are_refused_as_such(tmp_path, table, says):
+    (tmp_path / "demo-synthetic").mkdir()
+    (tmp_path / "demo-synthetic" / "labels.csv").write_bytes(table)
+    with pytest.raises(ReadError, match=says):
+        load_data(load_task("demo-synthetic"), tmp_path)
+
+
+def test_a_result_that_is_nested_without_end_is_refused(tmp_path):
+    from benchecg.results import read_result
+
+    (tmp_path / "result.json").write_text("[" * 100_000)
+    with pytest.raises(ReadError, match="result is unreadable"):
+        read_result(tmp_path)

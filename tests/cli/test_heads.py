@@ -176,3 +176,20 @@ def test_too_few_patients_for_a_score_are_no_head(archive, tmp_path):
     assert done.exit_code == 1 and "too few records" in done.stderr and not (tmp_path / "h.safetensors").exists()
     assert _run("finetune", archive, "-o", tmp_path / "h.safetensors").exit_code == 2
     assert _run("finetune", archive, "-o", tmp_path / "h.safetensors", "--beats", "--peaks").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("record,y,y\na,1,0\n", "needed each name once"),
+        ("record,y\na\n", "row 1 is 1 cells; the first row names 2 columns"),
+        ("record,y\na,1\nb,1,0\n", "row 2 is 3 cells; the first row names 2 columns"),
+        ('record,y\n"a,1\n', "row 1 is 1 cells"),
+        ("record;y\na;1\n", "needed a column 'record'"),
+        ("", "needed a column 'record'"),
+    ],
+)
+def test_a_table_whose_cells_do_not_fit_its_columns_is_refused(tmp_path, text, says):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ReadError, match=says):
+        table_task(tmp_path / "t.csv", ["y"])

@@ -55,6 +55,12 @@ def test_a_damaged_store_is_refused(tmp_path):
     path.write_bytes(data[:-2])
     with pytest.raises(ReadError, match="6,146 bytes; the index needs 6,148"):
         Store(tmp_path)
+    path.write_bytes(data)
+    index = (tmp_path / "index.parquet").read_bytes()
+    for bad in (b"", b"no table", index[:100]):
+        (tmp_path / "index.parquet").write_bytes(bad)
+        with pytest.raises(ReadError, match=r"index.parquet: index is damaged .*Build it again"):
+            Store(tmp_path)
 
 
 def test_an_unfinished_build_leaves_no_store(tmp_path):

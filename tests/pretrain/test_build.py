@@ -135,6 +135,11 @@ def test_windows_and_recordings_of_a_patient_are_linked_and_no_name_is_written(s
     table.write_text("record,person\nr0,a\n")
     with pytest.raises(XECGError, match="needed record and patient"):
         read_patients(table)
+    table.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(XECGError, match="is no table"):
+        read_patients(table)
+    table.write_bytes(b"\xef\xbb\xbfrecord,patient\r\n,b\r\nr0\r\nr1,a\r\n")
+    assert list(read_patients(table).values()) == ["a"]
 
 
 def test_patients_of_headers_are_linked_over_a_kill(source: Path, tmp_path: Path) -> None:

@@ -179,6 +179,9 @@ def test_a_list_of_hashes_is_read_line_by_line(tmp_path: Path) -> None:
     path.write_text("r1\n")
     with pytest.raises(XECGError, match="line 1 starts with 'r1'"):
         read_hashes(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(XECGError, match="is no text"):
+        read_hashes(path)
 
 
 def test_mitbih_is_refused_under_any_name(tmp_path: Path) -> None:

@@ -167,7 +167,14 @@ class Store:
                     raise ReadError(
                         str(self.folder / name), "SHA-256", "another", "needed the manifest's", "Build it again."
                     )
-        self._rows = pq.read_table(self.folder / "index.parquet", schema=_schema()).to_pylist()
+        index = self.folder / "index.parquet"
+        try:
+            self._rows = pq.read_table(index, schema=_schema()).to_pylist()
+        except (OSError, ValueError) as error:  # pyarrow's are among them
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ReadError(
+                str(index), "index", f"damaged ({reason})", "needed a whole store", "Build it again."
+            ) from None
         if len(self._rows) != count:
             raise ReadError(str(path), "items", count, f"the index holds {len(self._rows)}", "Build it again.")
         size = sum(row["leads"] * row["samples"] for row in self._rows)

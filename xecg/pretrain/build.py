@@ -219,11 +219,18 @@ def read_report(folder: str | os.PathLike[str]) -> Report:
 def read_patients(table: str | os.PathLike[str]) -> dict[Path, str]:
     """Whose a recording is, from a CSV with columns record (a path, relative to the table) and patient. Raises XECGError."""
     place = Path(table)
-    with open(place, newline="", encoding="utf-8-sig") as handle:
-        rows = csv.DictReader(handle)
-        if not {"record", "patient"} <= set(rows.fieldnames or ()):
-            raise XECGError(f"{place}: columns are {rows.fieldnames}; needed record and patient")
-        return {_stem(place.parent / row["record"]): row["patient"] for row in rows if row["patient"]}
+    try:
+        with open(place, newline="", encoding="utf-8-sig") as handle:
+            rows = csv.DictReader(handle)
+            if not {"record", "patient"} <= set(rows.fieldnames or ()):
+                raise XECGError(f"{place}: columns are {rows.fieldnames}; needed record and patient")
+            return {
+                _stem(place.parent / row["record"]): row["patient"] for row in rows if row["record"] and row["patient"]
+            }
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise XECGError(
+            f"{place} is no table ({error}); needed a CSV in UTF-8 with columns record and patient"
+        ) from None
 
 
 def _stem(path: Path) -> Path:

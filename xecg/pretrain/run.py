@@ -169,7 +169,11 @@ def _by_the_first(group: Group, work: Callable[[], None]) -> None:
 def read_hashes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Content hashes from a text file, one at the start of each line; "#" starts a comment. Raises XECGError."""
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise XECGError(f"{path} is no text; needed lines of hex digits, as UTF-8") from None
+    for number, line in enumerate(text.splitlines(), 1):
         word = (line.split("#")[0].split() or [""])[0].lower()
         if word and (len(word) < 16 or set(word) - set("0123456789abcdef")):
             raise XECGError(f"{path}: line {number} starts with {word[:40]!r}; needed 16 or more hex digits")
