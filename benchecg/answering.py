@@ -216,6 +216,7 @@ def _tuned_facts(task: Task, tuned: Tuned) -> dict[str, Any]:
     known = [value for value in tuned.test if value is not None]
     facts |= {"seed_mean": float(np.mean(known)) if known else None}
     facts |= {"seed_sd": float(np.std(known, ddof=1)) if len(known) > 1 else None}
+    facts |= {"seed_min": min(known, default=None), "seed_max": max(known, default=None)}
     spread = "–" if facts["seed_sd"] is None else f"{facts['seed_sd']:.3f}"
     mean = "–" if facts["seed_mean"] is None else f"{facts['seed_mean']:.3f}"
     facts["summary"] = (

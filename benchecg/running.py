@@ -18,6 +18,7 @@ from benchecg.predictions import Predictions, peak_predictions_of, predictions_o
 from benchecg.results import PREDICTIONS_FILE, UNVALIDATED, Result, write_result
 from benchecg.scoring import score
 from benchecg.stats import facts as interval_facts
+from benchecg.stats import nested
 from benchecg.subgroups import record_facts
 from benchecg.tasks.base import MIN_UNITS, SPLITS, Task, TaskData, data_hash, split_hash
 from benchecg.versions import library_versions
@@ -152,9 +153,12 @@ def run(
     if writes:
         write_predictions(out / PREDICTIONS_FILE, predictions)
     field = "score" if given.found is None else "found"
-    for number, others in enumerate(given.others if writes else (), start=1):
+    tables = [predictions]
+    for number, others in enumerate(given.others, start=1):
         other = _predictions(loaded, name, replace(given, **{field: others}), groups=groups, seed=seed)
-        write_predictions(out / f"predictions.seed-{number}.parquet", other)
+        tables.append(other)
+        if writes:
+            write_predictions(out / f"predictions.seed-{number}.parquet", other)
     scored = score(read_predictions(out / PREDICTIONS_FILE) if writes else predictions)
     result = _result(
         loaded,
@@ -162,7 +166,7 @@ def run(
         name,
         scored=scored,
         width=given.width,
-        protocol=given.protocol,
+        protocol=given.protocol | _over_seeds(tables),
         cost={
             "wall_s": time.perf_counter() - wall,
             "cpu_s": time.process_time() - cpu,
@@ -178,6 +182,15 @@ def run(
     if writes:
         write_result(out, result)
     return result
+
+
+def _over_seeds(tables: list[Predictions]) -> dict[str, Any]:
+    """The headline metric over several seeds, with the interval of patients and seeds together; {} where there is one table."""
+    facts = tables[0].facts
+    if len(tables) < 2 or facts.profile != "corrected":
+        return {}
+    found = nested([t.statistic() for t in tables], facts.metric, seed=facts.seed)
+    return {"nested_value": found.value, "nested_low": found.low, "nested_high": found.high}
 
 
 def _first() -> bool:

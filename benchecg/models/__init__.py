@@ -95,7 +95,7 @@ def _users(name: str) -> Adapter:
             "of a mine.py in this folder, with PYTHONPATH=. before the command"
         ) from None
     adapter = made_by()
-    lacking = [a for a in (*Adapter.__annotations__, "features") if not hasattr(adapter, a)]
+    lacking = [a for a in (*Adapter.__annotations__, "fingerprint", "features") if not hasattr(adapter, a)]
     if lacking:
         raise SpecError(
             f"adapter {name!r} has no {', '.join(lacking)}; an adapter needs all of benchecg.models.Adapter"

@@ -85,7 +85,9 @@ class Adapter(Protocol):
     pretrained_on: tuple[str, ...] | None
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Of weights and settings; a plain attribute serves, too."""
+        ...
 
     def features(self, recordings: Sequence[Recording]) -> list[Tokens]:
         """One `Tokens` for each recording, in order."""

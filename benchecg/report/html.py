@@ -14,6 +14,7 @@ from benchecg.report.calibration import Calibration
 from benchecg.report.figures import calibration_figure, cost_figure, label_figure, robustness_figures
 from benchecg.report.names import interval, metric_name, number, table
 from benchecg.report.plot import interval_plot
+from benchecg.report.seeds import seed_table
 from benchecg.results import Result, suite_score
 from benchecg.stats import coverage_note
 from benchecg.subgroups import FEW_PATIENTS, FEW_UNITS
@@ -206,7 +207,7 @@ def _section(group: list[Result], calibrations: Mapping[str, Calibration], curve
     if scored:
         order = [r.model["id"] for r in scored]
         extra = [calibration_figure(scored, calibrations), cost_figure(scored), label_figure(group, order)]
-        parts += [_plot(scored), _metrics(scored), _classes(scored), _subgroups(scored)]
+        parts += [_plot(scored), _metrics(scored), seed_table(scored), _classes(scored), _subgroups(scored)]
         parts += [
             f'<div class="grid-of-figures">{"".join(extra)}</div>\n' if any(extra) else "",
             robustness_figures(curves, order),
@@ -334,7 +335,8 @@ def _method(results: Sequence[Result]) -> str:
         "read once. Where a model's name ends in +finetune its encoder is trained, too, by one grid for all.",
         f"Intervals: every patient left out in turn (beyond {first.intervals['groups']}, as many random groups of them, seed "
         f"{first.intervals['seed']}); Student's t with as many degrees of freedom as patients weigh in, shifted by the skewness. They "
-        "cover the choice of patients, not of random seeds; below 50 patients what such intervals held in simulation stands beside "
+        "cover the choice of patients, not of random seeds, which a table of its own adds where a model was "
+        "trained with several; below 50 patients what such intervals held in simulation stands beside "
         "them. A class that is undefined without a patient leaves the mean there.",
         "A class with neither truth nor prediction has no F1 and is left out; a class present but never predicted has F1 = 0.",
         f"Subgroups: intervals from leaving out the group's own patients; few: fewer than {FEW_UNITS} units or {FEW_PATIENTS} "

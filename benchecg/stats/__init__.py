@@ -10,6 +10,7 @@ from benchecg.stats.jackknife import (
     facts,
     holm,
     left_out,
+    nested,
     paired_difference,
     spread,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "facts",
     "holm",
     "left_out",
+    "nested",
     "paired_difference",
     "simulated_coverage",
     "spread",

@@ -20,7 +20,7 @@ scale that they have, with the p-value that the interval implies; Holm's step-do
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from benchecg.metrics.statistic import Statistic
 from xecg.errors import ShapeError
 
 __all__ = [
-    "GROUPS", "Difference", "Estimate", "Spread", "estimate", "facts", "holm", "left_out", "paired_difference", "spread",
+    "GROUPS", "Difference", "Estimate", "Spread", "estimate", "facts", "holm", "left_out", "nested", "paired_difference", "spread",
 ]  # fmt: skip
 
 GROUPS = 200
@@ -139,6 +139,40 @@ def _estimate(stat: Statistic, name: str, value: float, left: np.ndarray) -> Est
     found = spread(np.array(value), left, stat.scales.get(name, "share"))
     low, high, df = (_number(float(x)) for x in (found.low, found.high, found.df))
     return Estimate(float(value), low, high, undefined, df)
+
+
+def nested(seeds: Sequence[Statistic], metric: str, *, seed: int = 0) -> Estimate:
+    """`metric` of trainings that differ in their seed: the mean over them, and an interval of patients and seeds together.
+
+    The variance of the mean over seeds is added to that of the patients, on the metric's scale, and so are the degrees of freedom
+    (Welch and Satterthwaite). Raises ShapeError on tables of other patients.
+    """
+    from scipy.special import stdtrit
+
+    clusters = {s.n_clusters for s in seeds}
+    if len(clusters) != 1:
+        raise ShapeError(f"seeds were scored on {sorted(clusters)} clusters; needed the same, and at least one seed")
+    scale = seeds[0].scales.get(metric, "share")
+    columns = [s.names.index(metric) for s in seeds]
+    mean = Statistic(
+        (metric,),
+        clusters.pop(),
+        lambda w: np.mean([s.values(w)[:, i] for s, i in zip(seeds, columns)], 0)[:, None],
+        {metric: scale},
+    )
+    value, left = mean.point()[metric], left_out(mean, seed=seed)[:, 0]
+    found = _estimate(mean, metric, value, left)
+    onto, back = SCALES[scale]
+    own = onto(np.array([s.point()[metric] for s in seeds]))
+    extra = float(np.var(own, ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
+    if found.low is None or not extra > 0:
+        return found
+    s = spread(np.array(value), left, scale)
+    total = float(s.error) ** 2 + extra
+    df = total**2 / (float(s.error) ** 4 / np.fmax(s.df, _LEAST_DF) + extra**2 / (len(seeds) - 1))
+    reach = total**0.5 * stdtrit(df, (1 + LEVEL) / 2)
+    low, high = (float(back(s.centre + way * reach)) for way in (-1, 1))
+    return replace(found, low=low, high=high, df=float(df))
 
 
 def paired_difference(a: Statistic, b: Statistic, metric: str, *, seed: int = 0) -> Difference:

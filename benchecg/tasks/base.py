@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from xecg.errors import DataMissing
+from xecg.model.head_spec import questions
 from xecg.signal import Recording
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "data_hash",
     "data_root",
     "hash_fraction",
+    "label_misfit",
     "split_hash",
 ]
 
@@ -180,11 +182,7 @@ class Task:
         odd = next((r for r in data.records if r.split not in SPLITS), None)
         if odd is not None:
             return f"record {odd.id} has split {odd.split!r}; needed one of {', '.join(SPLITS)}"
-        if self.kind in ("multiclass", "binary"):
-            unknown = sorted({str(v) for v in np.unique(data.label) if v not in range(len(self.classes))})
-            if unknown:
-                return f"label holds {', '.join(unknown[:5])}; needed class indices 0 to {len(self.classes) - 1}"
-        return None
+        return label_misfit(self.kind, self.classes, data)
 
     def counts(self, data: TaskData, *splits: str) -> dict[str, int]:
         """Units of each class in the given splits; of a number, only how many ("units")."""
@@ -198,6 +196,45 @@ class Task:
         if self.kind == "peaks":
             return {self.classes[0]: len(label)}
         return {name: int((label == i).sum()) for i, name in enumerate(self.classes)}
+
+
+def label_misfit(kind: str, classes: tuple[str, ...], data: TaskData) -> str | None:
+    """Why the labels, or the times of peaks, are not those of a task of this kind; None when they are. See `TaskData`."""
+    label, n, c = np.asarray(data.label), len(data.record), len(classes)
+    shape = {"multilabel": (n, c), "panel": (n, c), "survival": (n, 2)}.get(kind, (n,))
+    if label.shape != shape:
+        return f"label has shape {label.shape}; needed {shape} of a {kind} task"
+    if kind in ("multiclass", "binary"):
+        return _unknown(label, range(2 if kind == "binary" else c), f"class indices 0 to {c - 1}")
+    if kind == "multilabel":
+        return _unknown(label, (0, 1), "1 where a label is there and 0 where it is not")
+    if kind == "panel":
+        return _panel_misfit(label, classes)
+    if kind == "peaks":
+        return None if np.isfinite(data.time_s).all() else "time_s is not finite; needed the time of every peak, s"
+    if not np.isfinite(label).all():
+        return f"{int((~np.isfinite(label)).sum())} labels are not finite; needed numbers"
+    if kind == "survival" and (label[:, 0] < 0).any():
+        return f"label holds the time {label[:, 0].min():g}; needed 0 or more"
+    return _unknown(label[:, 1], (0, 1), "1 for an event and 0 without one") if kind == "survival" else None
+
+
+def _unknown(label: np.ndarray, known: Sequence[int], needed: str) -> str | None:
+    odd = sorted({str(v) for v in np.unique(label) if v not in known})
+    return f"label holds {', '.join(odd[:5])}; needed {needed}" if odd else None
+
+
+def _panel_misfit(label: np.ndarray, classes: tuple[str, ...]) -> str | None:
+    odd = _unknown(label[~np.isnan(label)], (0, 1), "0, 1, or NaN where a question is not answered")
+    if odd:
+        return odd
+    for question, columns in questions(classes).items():
+        answers = label[:, columns]
+        given = ~np.isnan(answers)
+        wrong = (given.any(1) & ~given.all(1)) | (given.all(1) & (np.nansum(answers, 1) != 1))
+        if wrong.any():
+            return f"label has {int(wrong.sum())} units with no one answer to {question}; needed one class of it, or NaN in all"
+    return None
 
 
 def data_root(option: str | Path | None = None) -> Path:

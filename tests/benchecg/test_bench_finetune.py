@@ -20,6 +20,8 @@ from benchecg.protocols.peak_tuning import peak_units
 from benchecg.protocols.tiles import Grid, Inputs, batch_of, features_of, grid_of, tiles_of
 from benchecg.protocols.tuning import Lesson, Network, Recipe, _groups, _stochastic_depth
 from benchecg.reference import published_plan
+from benchecg.report.names import number
+from benchecg.report.seeds import seed_table
 from benchecg.results import read_result
 from benchecg.running import LoadedTask, load_data, run
 from benchecg.scoring import score
@@ -318,6 +320,15 @@ def test_a_run_logs_the_search_and_every_seed_and_is_scored_again(sex, conv, tmp
     assert set(result.protocol["validation"]) == {"lr_core=0.001 decay=1", "lr_core=0.0001 decay=1"}
     assert len(result.protocol["test_by_seed"]) == 3 and "over 3 seeds" in result.protocol["summary"]
     assert result.to_dict() == read_result(tmp_path).to_dict()
+    values = list(result.protocol["test_by_seed"].values())
+    assert result.protocol["nested_value"] == pytest.approx(np.mean(values))
+    assert (result.protocol["seed_min"], result.protocol["seed_max"]) == (min(values), max(values))
+    page = seed_table([result])
+    assert all(
+        text in page
+        for text in ("conv+finetune", number(result.protocol["nested_low"]), number(np.std(values, ddof=1)))
+    )
+    assert seed_table([replace(result, protocol={"seeds": 1, "seed_sd": None})]) == ""
     files = ["predictions.parquet", "predictions.seed-1.parquet", "predictions.seed-2.parquet"]
     for seed, name in enumerate(files):
         again = score(read_predictions(tmp_path / name))["metrics"]["auroc"]["value"]

@@ -7,7 +7,7 @@ from benchecg.metrics import SCALES, Statistic, statistic
 from benchecg.predictions import GROUPS as GROUPS_OF_UNITS
 from benchecg.predictions import Predictions, TaskFacts
 from benchecg.scoring import score
-from benchecg.stats import GROUPS, estimate, holm, left_out, paired_difference, spread
+from benchecg.stats import GROUPS, estimate, holm, left_out, nested, paired_difference, spread
 from xecg.errors import ShapeError
 
 TOL_REPLICATE = 1e-9  # same numbers summed in another order
@@ -259,3 +259,24 @@ def test_paired_difference_refuses_other_patients():
 def test_holm_steps_down_and_stays_monotone():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_seeds_and_patients_weigh_in_together():
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+
+    def of(shift, n=80):
+        return _stat("binary", y[:n], y[:n] * shift + rng.normal(size=n), np.arange(n))
+
+    good, bad = of(3.0), of(0.5)
+    alone, poor = (estimate(s)["auroc"] for s in (good, bad))
+    same, both = nested([good] * 5, "auroc"), nested([good, bad] * 3, "auroc")
+    assert (same.value, same.low, same.high) == pytest.approx(
+        (alone.value, alone.low, alone.high)
+    )  # seeds that agree add nothing
+    assert both.value == pytest.approx((alone.value + poor.value) / 2)
+    assert both.high - both.low > 1.2 * (poor.high - poor.low)
+    few, many = nested([good, bad], "auroc"), nested([good, bad] * 10, "auroc")
+    assert few.low < both.low < many.low < many.high < both.high < few.high
+    with pytest.raises(ShapeError, match="needed the same"):
+        nested([good, of(1.0, 60)], "auroc")
