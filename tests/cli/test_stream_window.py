@@ -87,7 +87,6 @@ def test_raw_samples_from_standard_input(record: Path) -> None:
         (("--look-ahead", 1), "--look-ahead is for --mode window"),
         (("--measure-parity",), "--measure-parity is for --mode window"),
         (("--mode", "window", "--state", "s"), "--state is for --mode causal"),
-        (("--mode", "window", "--head", "h"), "--head is for --mode causal"),
         (("--mode", "window", "--hop", 0), "not in the range"),
     ],
 )
@@ -116,3 +115,29 @@ def test_live_windows_are_raw_samples_of_one_patient() -> None:
     ):
         refused = run(*args, *live, data=b"")
         assert refused.exit_code == 2 and message in " ".join(refused.stderr.split())
+
+
+def test_a_head_tells_where_its_labels_begin_whatever_the_chunk(record: Path, tmp_path: Path) -> None:
+    import torch
+
+    from xecg.model import Head, HeadSpec, save_head
+
+    torch.manual_seed(0)
+    encoder = xecg.load("tiny")
+    spec = HeadSpec("multilabel", ("a", "b"), of="token", encoder=encoder.name, fingerprint=encoder.fingerprint)
+    head = Head(spec, 128)
+    with torch.no_grad():
+        head.weight.normal_(0, 0.1)
+    save_head(head, tmp_path / "h.safetensors")
+    flags = (*FLAGS, "--head", tmp_path / "h.safetensors")
+    found = lines(run(record, *flags))
+    vectors = np.stack([t.embedding for t in expected(("II", "V1"), xecg.read(record).signal)])
+    on = vectors @ head.weight.detach().numpy().T + head.bias.detach().numpy() >= 0
+    begun = on & ~np.vstack([np.zeros((1, 2), bool), on[:-1]])
+    tokens = [line for line in found if line["kind"] == "token"]
+    told = [(line["start"], line["event"], line["by"]) for line in found if line["kind"] == "event"]
+    assert told == [(tokens[t]["start"], "ab"[k], "head:h") for t, k in zip(*np.nonzero(begun))] and len(told) > 3
+    again = lines(run(record, *flags, "--chunk", 0.3))
+    assert [x for x in again[1:-1] if x["kind"] != "beat"] == [x for x in found[1:-1] if x["kind"] != "beat"]
+    other = run(record, *FLAGS, "--head", "tiny-beats")
+    assert other.exit_code == 1 and "a stream needs one of every token" in other.stderr

@@ -124,7 +124,7 @@ def _serve(rate: float | None, leads: Any, chunk_s: float, options: dict[str, An
     heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
     gain, shape, vectors = options["raw_gain"], (len(leads), max(1, round(chunk_s * rate))), options["vectors"]
     if options["mode"] == "window":
-        windows = WindowStream(model, rate, leads, id="stdin", **_durations(options))
+        windows = WindowStream(model, rate, leads, id="stdin", heads=heads, **_durations(options))
         return _raw(lambda counts: windows.push(counts / np.float32(gain)), windows.flush, rate, shape, vectors=vectors)
     if gain is not None:
         stream = xecg.Stream(model, rate, leads, heads=heads, gain=gain)
@@ -213,12 +213,14 @@ def _play(file: Path, speed: float, chunk_s: float, reading: dict[str, Any], opt
     flush: Callable[[], list[Any]]
     save: Callable[[], bytes] | None = None
     first = 0
+    heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
     if options["mode"] == "window":
-        windows = WindowStream(model, recording.rate, recording.leads, id="recording", **_durations(options))
+        windows = WindowStream(
+            model, recording.rate, recording.leads, id="recording", heads=heads, **_durations(options)
+        )
         push, flush = windows.push, windows.flush
         facts |= {name: getattr(windows, name) for name in (*_WINDOW, "latency_s")}
     else:
-        heads = {Path(name).stem: load_head(name, model) for name in options["heads"]}
         stream = xecg.Stream(model, rate=recording.rate, leads=recording.leads, heads=heads)
         first = _begin(stream, options["state"])
         push, flush = partial(stream.push, "recording"), partial(stream.flush, "recording")
@@ -282,11 +284,9 @@ def _check_mode(file: Path | None, options: dict[str, Any]) -> None:
                     f"--{flag} is for --mode window; a causal stream needs no windows and equals offline"
                 )
         return
-    for name in ("state", "heads", "listen"):
+    for name in ("state", "listen"):
         if options[name]:
-            raise click.UsageError(
-                f"--{name.removesuffix('s')} is for --mode causal; windows have neither states nor heads"
-            )
+            raise click.UsageError(f"--{name} is for --mode causal; windows have no states and serve one patient")
     if live and options["raw_gain"] is None:
         raise click.UsageError("--mode window takes FILE, or raw samples from standard input (--raw-gain)")
     if live and options["measure_parity"]:

@@ -8,7 +8,7 @@ z-score and recurrences see less signal; `measure_parity` says by how much.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -20,9 +20,10 @@ from xecg.errors import StreamError
 from xecg.signal import ECGFrontend, ModelInput, canonical_leads, preprocess
 from xecg.stream.beats import Beats
 from xecg.stream.events import DETECTOR, Event, Token
+from xecg.stream.heads import LiveHeads
 
 if TYPE_CHECKING:
-    from xecg.model import XECG
+    from xecg.model import XECG, Head
     from xecg.signal import Recording
 
 __all__ = ["Parity", "WindowStream", "measure_parity"]
@@ -39,12 +40,14 @@ class WindowStream:
     model: any `XECG`. rate: Hz of the samples. leads: their names, in row order. context_s, look_ahead_s (≥ 0): signal before and after
     the tokens that a window gives, in seconds; hop_s (> 0): signal that a window gives tokens for, and the time between two windows.
     Each is rounded up to whole tokens, and the attributes of these names hold what is kept. id: of tokens and events. beats: run the
-    classical detector, as in `Stream`; its beats owe nothing to the windows.
+    classical detector, as in `Stream`; its beats owe nothing to the windows. heads: name → head of tokens, as in `Stream`; an event
+    tells that a label begins.
 
     Until enough signal has come, the context is what there is; where tokens do not begin on whole samples it is up to seven tokens
     longer, and windows begin half a sample off at worst at rates that are no multiple of an eighth of the tokens'. The same samples
     give the same bits, however they were cut into pushes. Memory: one window.
-    Raises StreamError for a duration out of range, SpecError for leads or rates that the model's spec cannot take.
+    Raises StreamError for a duration out of range, SpecError for leads or rates that the model's spec cannot take, or heads that do not
+    fit.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class WindowStream:
         look_ahead_s: float,
         id: str = "window",
         beats: bool = True,
+        heads: Mapping[str, Head] | None = None,
     ) -> None:
         for name, value in (("context_s", context_s), ("hop_s", hop_s), ("look_ahead_s", look_ahead_s)):
             if not 0 <= value <= _LONGEST_S or (name == "hop_s" and value == 0):
@@ -65,6 +69,7 @@ class WindowStream:
                 raise StreamError(f"{name} is {value!r}; needed {least} and at most {_LONGEST_S:,.0f} s")
         self.model, self.rate, self.leads, self.id = model, float(rate), tuple(leads), id
         self._frontend = ECGFrontend(model.spec, in_rate=rate, leads=leads)
+        self._heads = LiveHeads(heads or {}, width=model.config.dim, fingerprint=model.fingerprint if heads else "")
         token_s = model.spec.patch / self._frontend.out_rate
         self._context, self._hop, self._ahead = (_ceil(s / token_s) for s in (context_s, hop_s, look_ahead_s))
         self._hop = max(self._hop, 1)
@@ -99,7 +104,8 @@ class WindowStream:
         return self._wait.nbytes
 
     def push(self, samples: np.ndarray) -> list[Token | Event]:
-        """Add samples (leads, n), float mV, not-a-number where one is missing, and get the tokens and beats now decided, in time order.
+        """Add samples (leads, n), float mV, not-a-number where one is missing, and get what is now decided: tokens, beats
+        and labels, in time order.
 
         Raises StreamError for a wrong shape or type, before anything is changed.
         """
@@ -129,6 +135,7 @@ class WindowStream:
 
     def _restart(self) -> None:
         self._base, self._fill, self._from = self.position, 0, 0
+        self._on = np.zeros(len(self._heads), bool)  # labels of the last token
         self._beats = Beats(self.rate, math.ceil(self.rate), origin=self.position) if self._with_beats else None
         self._aim(0)
 
@@ -147,15 +154,27 @@ class WindowStream:
         self._fill, self._from = self._fill - drop, begin
         self._until = math.ceil((token + self._hop + self._ahead) * self._stride)
 
-    def _window(self, stop: int) -> list[Token]:
-        """Tokens from the next one to `stop`, of the window of all samples that wait."""
+    def _window(self, stop: int) -> list[Token | Event]:
+        """Tokens from the next one to `stop`, of the window of all samples that wait, each before the labels that begin with it."""
         skip = self._token - self._first
         vectors, valid = _encode(self.model, self._frontend.apply(self._wait[:, : self._fill].copy()))
         edges = [self._sample(token) for token in range(self._token, stop + 1)]
-        return [
-            Token(self.id, self._token + n, edges[n], edges[n + 1], vectors[skip + n].copy(), bool(valid[skip + n]))
-            for n in range(stop - self._token)
-        ]
+        out: list[Token | Event] = []
+        for n in range(stop - self._token):
+            vector, seen, start = vectors[skip + n].copy(), bool(valid[skip + n]), edges[n]
+            out.append(Token(self.id, self._token + n, start, edges[n + 1], vector, seen))
+            if len(self._heads):
+                out += self._labels(vector, seen, start, edges[n + 1] - start)
+        return out
+
+    def _labels(self, vector: np.ndarray, seen: bool, start: int, samples: int) -> list[Event]:
+        """An event for each label that begins with this token; a token without samples ends all."""
+        scores = self._heads.probabilities(torch.from_numpy(vector)[None])[0]
+        now = (scores >= self._heads.thresholds) & seen
+        begun = np.flatnonzero(now & ~self._on).tolist()
+        self._on = now
+        told = [(*self._heads.labels[k], float(scores[k])) for k in begun]
+        return [Event(self.id, label, start, samples, by, score) for by, label, score in told]
 
     def _sample(self, token: int) -> int:
         """Absolute input sample at which a token begins: as in `Stream`, less the resampler's delay."""
