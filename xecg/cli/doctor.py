@@ -20,7 +20,7 @@ _EXTRAS = {
     "xml": ("ecgdatakit", "defusedxml"),
     "plot": ("matplotlib",),
 }
-_OPS = ("mlstm", "slstm", "causal_conv1d", "linear", "gated")
+_OPS = ("mlstm", "slstm", "causal_conv1d", "linear", "gated", "norm")
 
 
 @click.command("doctor")
