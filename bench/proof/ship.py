@@ -46,7 +46,7 @@ Command (folders in this order, one thread): `xecg pretrain challenge-2021/E cha
 
 Frozen tokens ({lag}), standardised, logistic probe, C chosen on the validation fold; 5 folds by patient,
 44 MIT-BIH records without the paced ones, every fourth beat trains, every beat is tested; macro F1 over N, S, V.
-95 % intervals from 2,000 draws of patients, paired. Folds SHA-256 {folds}. All numbers: bench/results/proof.json.
+95 % intervals over patients, paired (docs/INTERVALS.md). Folds SHA-256 {folds}. All numbers: bench/results/proof.json.
 
 | features | macro F1 | N | S | V |
 |---|---:|---:|---:|---:|
