@@ -174,3 +174,11 @@ def test_raw_input_that_ends_inside_a_sample_loses_no_whole_one_and_counts_the_r
     assert of_kind(lines(whole), "token")[-1]["stop"] > 1250
     assert (cut.exit_code, cut.stdout) == (1, whole.stdout)
     assert "3 bytes are left over and a sample of 2 leads has 4" in cut.stderr
+
+
+@pytest.mark.parametrize("flags", [("--unit", "uV"), ("--partial",), ("--allow-negative-gain",)])
+def test_an_option_of_files_that_live_input_would_pass_over_is_a_usage_error(flags: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(
+        main, ["stream", "-", "--raw-gain", "1000", "--rate", "250", "--leads", "II", *flags], input=b""
+    )
+    assert result.exit_code == 2 and f"{flags[0]} is of files" in result.stderr

@@ -101,6 +101,12 @@ def command(*, file: Path | None, speed: float, chunk_s: float, reading: dict[st
         for name in unserved:
             if options[name] is not None:
                 raise click.UsageError(f"--{name} is not written of this live input; leave it out, or name a FILE")
+        for name in sorted(reading.keys() - {"rate", "leads"}):
+            if reading[name]:
+                flag = name.replace("_", "-")
+                raise click.UsageError(
+                    f"--{flag} is of files; live input says its unit in open, or is raw by --raw-gain"
+                )
         _serve(reading["rate"], reading["leads"], chunk_s, options)
     else:
         _play(file, speed, chunk_s, reading, options)
