@@ -124,17 +124,20 @@ def _count(n: int, noun: str) -> str:
 def _overview(tasks: dict[str, list[Result]]) -> str:
     learned = {r.model["id"]: r.model["trained"] is not None for group in tasks.values() for r in plain(group)}
     models = sorted(learned, key=lambda m: (not learned[m], m))  # encoders first, baselines after them
-    rows = []
+    rows, without = [], []
     for group in tasks.values():
         by_model = {r.model["id"]: r for r in group}
         first = group[0]
+        link = f'<a href="#{escape(first.task["id"])}">{escape(first.task["title"])}</a>'
+        if all(r.headline is None for r in group):
+            without.append(link)
+            continue
         arrow = "higher is better" if first.task["higher_is_better"] else "lower is better"
-        label = (
-            f'<a href="#{escape(first.task["id"])}">{escape(first.task["title"])}</a>'
-            f'<br><span class="sub">{metric_name(first.task["metric"])}, {arrow}</span>'
-        )
+        label = f'{link}<br><span class="sub">{metric_name(first.task["metric"])}, {arrow}</span>'
         rows.append([label, *(_cell(by_model.get(m)) for m in models)])
-    return f"<h2>Overview</h2>\n{table(['Task', *map(escape, models)], rows)}"
+    found = table(["Task", *map(escape, models)], rows) if rows else ""
+    rest = f"<p>No model has a score on: {'; '.join(without)}. The sections say why.</p>\n" if without else ""
+    return f"<h2>Overview</h2>\n{found}{rest}"
 
 
 def _cell(result: Result | None) -> str:
