@@ -172,7 +172,7 @@ def _counted(counts: dict[str, int]) -> str:
 class Check:
     """The steps, one after the other, with what is left of the time. `run` is `execute`, or a fake of it in the tests.
 
-    only: which of `STEPS` to take, where one machine is lent several times.
+    only: which of `STEPS` to take, where one machine is rented several times.
     """
 
     def __init__(

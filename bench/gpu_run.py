@@ -1,4 +1,4 @@
-"""Running the suite `gpu` on a machine that is lent for minutes: the most telling rows first, each kept as soon as it is made.
+"""Running the suite `gpu` on a machine that is rented for minutes: the most telling rows first, each kept as soon as it is made.
 
 An illegal access ends the CUDA context of its process, a deadlock the process itself. Both cost one row: the file says which entry
 is running, a run that goes on (`resume`) leaves out what the file holds and counts an entry that ended its process as failed.

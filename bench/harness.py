@@ -41,7 +41,7 @@ class Bench:
     name → makes such a function; what one raises is kept as the reason. flops, bytes: of the work itself. bound: "gemm" or
     "copy", the ceiling that it is set against, or "floor", the one of the two that needs longer. bar, aim: what `score` must
     reach; score is "ratio" (peer's time over ours), "ceiling" (part of the ceiling) or "time" (s, at most). device: "cpu" or
-    "cuda"; backend: what serves `run`. turn: lower ones run first on a machine that is lent for minutes.
+    "cuda"; backend: what serves `run`. turn: lower ones run first on a machine that is rented for minutes.
     """
 
     id: str

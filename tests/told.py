@@ -1,4 +1,4 @@
-"""A pytest plugin for machines that are lent for minutes (`-p tests.told`): what a test did is on disk as soon as it has done it.
+"""A pytest plugin for machines that are rented for minutes (`-p tests.told`): what a test did is on disk as soon as it has done it.
 
 XECG_TOLD names a file of JSON lines. A test has a line when it starts and one when it ends; one that has both is not run again, one
 that only started ended its process: it counts as failed, and the next process goes on after it. An illegal access ends the CUDA
