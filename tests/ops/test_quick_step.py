@@ -221,12 +221,10 @@ def test_written_tensors_that_share_memory_are_refused(op: str, quick: bool, mon
 
 
 @each_op
-@pytest.mark.parametrize("quick", [True, False])
 def test_negated_views_give_their_values_and_are_refused_where_they_are_written(
-    op: str, quick: bool, monkeypatch: pytest.MonkeyPatch
+    op: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not quick:
-        _refuse_quick(monkeypatch)
+    _refuse_quick(monkeypatch)  # which asks for contiguous dimensions, as no part of complex numbers has
     step, arguments = CASES[op]()
     expected = _copy(arguments)
     step(**expected)
