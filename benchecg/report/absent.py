@@ -43,6 +43,9 @@ def _plain(text: str) -> str:
 
 
 def _link(url: str) -> str:
-    address, space, more = escape(url, quote=True).partition(" ")
-    known = url.startswith(("https://", "http://"))
-    return f'<a href="{address}">{address}</a>{space}{more}' if known else address + space + more
+    words = []
+    for word in escape(url, quote=True).split():
+        address = word.rstrip(",;")
+        known = word.startswith(("https://", "http://"))
+        words.append(f'<a href="{address}">{address}</a>{word[len(address) :]}' if known else word)
+    return " ".join(words)
