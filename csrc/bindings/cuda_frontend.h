@@ -42,7 +42,7 @@ void define_frontend(pybind11::module_& m, Shared shared, Rows rows, Tiled tiled
     m.attr("frontend_lanes") = lanes;
     m.def("frontend_warp_scratch", &frontend_warp_scratch);
     m.def("frontend_shared_bytes", shared);
-    py::class_<FrontendCall>(m, "FrontendCall")
+    py::class_<FrontendCall>(m, "FrontendCall", py::module_local())  // the tests load an emulated module beside this one
         .def(py::init<const std::array<int64_t, 3>&, uintptr_t, bool, const std::array<uintptr_t, 5>&, int, float,
                       const std::array<int64_t, 4>&, uintptr_t, bool, float, uintptr_t>());
     // Bytes of shared memory that a row takes, and the stretch of a thread.
